@@ -1,0 +1,13 @@
+"""Stage `answers`: the teacher answers every prompt.
+
+In:  `prompts/`, the teacher; answers that came with prompts, answers that ship with potstill.
+Out: `answers/`: `answers.jsonl` in prompt order, `report.json`.
+Does not know: vocabularies, signals, the student.
+"""
+
+from __future__ import annotations
+
+from potstill.answers.answer import Answer, read_answers
+from potstill.answers.writing import write_answers
+
+__all__ = ["Answer", "read_answers", "write_answers"]

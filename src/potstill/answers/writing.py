@@ -1,0 +1,239 @@
+"""The stage itself: given answers are taken, shipped ones used where they fit, the teacher writes the rest.
+
+In:  `prompts/`, the recipe's section `answers`, the teacher.
+Out: `answers.jsonl` in prompt order, `report.json`; until then `answers.part.jsonl`, which survives a kill.
+Does not know: how text is generated; what answers are used for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from potstill.answers.answer import Answer, AnswerLog, save_answers
+from potstill.answers.settings import answer_seed, sampling_of, settings_of
+from potstill.answers.shipped import shipped_answers
+from potstill.machine import usable_cores
+from potstill.models.conversation import messages
+from potstill.problem import Problem
+from potstill.progress import Progress
+from potstill.prompts import Prompt, read_prompts
+from potstill.prompts.prompt import GOLDEN
+from potstill.recipe import AnswersSection
+from potstill.run import Run, write_json
+
+if TYPE_CHECKING:
+    from potstill.models.engine import Reply, Sampling
+    from potstill.models.teacher import Teacher
+
+ROOM = 32
+"""Tokens of an answer that must fit behind a prompt for it to be worth asking."""
+WINDOW = 512
+"""Prompts handed to the engine at a time: it prepares all it is given before it writes the first word."""
+SHOWN_TOO_LONG = 50
+
+
+class Writer(Protocol):
+    """What this stage needs of an engine."""
+
+    def count_tokens(self, prompt: str | Sequence[dict[str, str]]) -> int:
+        """Tokens of a plain text, or of a conversation with its template."""
+
+    def batch(
+        self,
+        conversations: Sequence[Sequence[dict[str, str]]],
+        sampling: Sampling,
+        seeds: Sequence[int] | None = None,
+    ) -> Iterator[tuple[int, Reply]]:
+        """Position and reply, in the order of finishing."""
+
+
+@dataclass
+class Work:
+    """How every prompt came to its answer, and which didn't."""
+
+    answers: dict[str, Answer] = field(default_factory=dict)
+    shipped: int = 0
+    resumed: int = 0
+    written: int = 0
+    written_tokens: int = 0
+    seconds: float = 0.0
+    too_long: list[tuple[Prompt, int]] = field(default_factory=list)
+
+
+def write_answers(run: Run, folder: Path) -> None:
+    """Answer every prompt of the run; goes on where a killed run stopped.
+
+    Raises: Problem where prompts are too long for the context (before anything is written) and the recipe doesn't
+        skip bad lines; where the teacher has nothing to say to any training prompt.
+    """
+    from potstill.models.teacher import find_teacher
+
+    prompts = read_prompts(run.stage("prompts") / "prompts.jsonl")
+    teacher = find_teacher(run.recipe.teacher.model, run.home, run.progress)
+    log = AnswerLog(folder / "answers.part.jsonl")
+    work = _already_answered(run, prompts, teacher, log)
+    left = [prompt for prompt in prompts if prompt.id not in work.answers]
+    if left:
+        _answer_the_rest(run, teacher, left, log, work)
+    answers = [work.answers[prompt.id] for prompt in prompts if prompt.id in work.answers]
+    empty = [answer.prompt.id for answer in answers if not answer.text.strip()]
+    answers = [answer for answer in answers if answer.text.strip()]
+    if not any(answer.prompt.split == "train" for answer in answers):
+        raise Problem(
+            f"No training prompt has an answer ({len(empty)} came back empty, {len(work.too_long)} are too long)",
+            "Choose another teacher or other prompts.",
+        )
+    save_answers(folder / "answers.jsonl", answers)
+    write_json(folder / "report.json", _report(run, teacher, answers, empty, work))
+    log.remove()
+    _say(run.progress, answers, empty, work)
+
+
+def _already_answered(run: Run, prompts: Sequence[Prompt], teacher: Teacher, log: AnswerLog) -> Work:
+    work, asked = Work(), {prompt.id: prompt for prompt in prompts}
+    for answer in log.finished():
+        if asked.get(answer.prompt.id) == answer.prompt:
+            work.answers[answer.prompt.id] = answer
+    work.resumed = len(work.answers)
+    if work.resumed:
+        run.progress.say(f"answers: {work.resumed:,} were finished before, going on from there")
+    ours = [prompt for prompt in prompts if prompt.source == GOLDEN and prompt.id not in work.answers]
+    if ours and not run.recipe.answers.fresh:
+        shipped, why_not = shipped_answers(ours, teacher.sha256, settings_of(run.recipe.answers))
+        work.answers |= shipped
+        work.shipped = len(shipped)
+        run.progress.say(
+            f"answers: not using the shipped ones, {why_not}"
+            if why_not
+            else f"answers: {work.shipped} of {teacher.name} ship with potstill and are used (answers.fresh = true "
+            "writes them anew)"
+        )
+    return work
+
+
+def _answer_the_rest(run: Run, teacher: Teacher, left: Sequence[Prompt], log: AnswerLog, work: Work) -> None:
+    from potstill.models.engine import Engine, default_threads
+
+    settings = run.recipe.answers
+    threads = default_threads(usable_cores())
+    with Engine(teacher.gguf, context=settings.context, slots=settings.slots, threads=threads) as engine:
+        unasked = _measure(engine, left, settings, run.progress, work)
+        if work.too_long and not run.recipe.prompts.skip_bad:
+            raise _too_long_problem(work.too_long, settings)
+        _write(engine, unasked, settings, run.recipe.seed, run.progress, log, work)
+
+
+def _measure(
+    engine: Writer, left: Sequence[Prompt], settings: AnswersSection, progress: Progress, work: Work
+) -> list[Prompt]:
+    """Take the given answers, set aside what is too long; returns what the teacher has to write."""
+    unasked = []
+    with progress.task("prompts measured", len(left), "prompts") as task:
+        for prompt in left:
+            if prompt.given is not None:
+                tokens = engine.count_tokens(prompt.given)
+                work.answers[prompt.id] = Answer(prompt, prompt.given, "given", tokens, None)
+            elif (tokens := engine.count_tokens(messages(prompt.text))) > _longest_prompt(settings):
+                work.too_long.append((prompt, tokens))
+            else:
+                unasked.append(prompt)
+            task.advance()
+    return unasked
+
+
+def _longest_prompt(settings: AnswersSection) -> int:
+    return settings.context - min(ROOM, settings.max_tokens)
+
+
+def _too_long_problem(too_long: Sequence[tuple[Prompt, int]], settings: AnswersSection) -> Problem:
+    shown = [f"  {prompt.id} ({prompt.source}): {tokens} tokens" for prompt, tokens in too_long[:SHOWN_TOO_LONG]]
+    if len(too_long) > SHOWN_TOO_LONG:
+        shown.append(f"  … and {len(too_long) - SHOWN_TOO_LONG} more")
+    count = "1 prompt is" if len(too_long) == 1 else f"{len(too_long)} prompts are"
+    lines = "\n".join(shown)
+    return Problem(
+        f"{count} longer than {_longest_prompt(settings)} tokens, all that answers.context = {settings.context} has "
+        f"room for beside an answer:\n{lines}\n",
+        "Raise answers.context, shorten them, or leave them out with --skip-bad (prompts.skip_bad = true).",
+    )
+
+
+def _write(
+    engine: Writer,
+    unasked: Sequence[Prompt],
+    settings: AnswersSection,
+    seed: int,
+    progress: Progress,
+    log: AnswerLog,
+    work: Work,
+) -> None:
+    from potstill.models.engine import Sampling
+
+    kept = settings_of(settings)
+    sampling = Sampling(
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        top_k=settings.top_k,
+        seed=seed,
+        max_tokens=settings.max_tokens,
+        repeat_penalty=settings.repeat_penalty,
+    )
+    started = time.monotonic()
+    with progress.task("the teacher writes", len(unasked), "answers") as task:
+        for begin in range(0, len(unasked), WINDOW):
+            asked = unasked[begin : begin + WINDOW]
+            conversations = [messages(prompt.text) for prompt in asked]
+            seeds = [answer_seed(seed, prompt.id) for prompt in asked]
+            for place, reply in engine.batch(conversations, sampling, seeds):
+                own = sampling_of(kept, seed, asked[place].id)
+                answer = Answer(asked[place], reply.text, reply.finish, reply.tokens, own)
+                log.append(answer)
+                work.answers[answer.prompt.id] = answer
+                work.written += 1
+                work.written_tokens += reply.tokens
+                work.seconds = time.monotonic() - started
+                task.advance()
+                task.describe(f"{work.written_tokens / max(work.seconds, 1e-9):.0f} tokens/s")
+
+
+def _report(
+    run: Run, teacher: Teacher, answers: Sequence[Answer], empty: Sequence[str], work: Work
+) -> Mapping[str, Any]:
+    """Counts. `seconds` and the rate are of what this process wrote: a resumed run saw only a part of it."""
+    finishes = Counter(answer.finish for answer in answers)
+    return {
+        "answers": len(answers),
+        "tokens": sum(answer.tokens for answer in answers),
+        "finish": {finish: finishes[finish] for finish in ("stop", "length", "given")},
+        "origin": {
+            "written": work.written,
+            "written_before": work.resumed,
+            "shipped": work.shipped,
+            "given": finishes["given"],
+        },
+        "empty": list(empty),
+        "too_long": [{"id": prompt.id, "source": prompt.source, "tokens": tokens} for prompt, tokens in work.too_long],
+        "longest_prompt": _longest_prompt(run.recipe.answers),
+        "seconds": round(work.seconds, 1),
+        "tokens_per_second": round(work.written_tokens / work.seconds, 1) if work.written else None,
+        "teacher": teacher.name,
+        "teacher_sha256": teacher.sha256,
+        "settings": settings_of(run.recipe.answers),
+        "seed": run.recipe.seed,
+    }
+
+
+def _say(progress: Progress, answers: Sequence[Answer], empty: Sequence[str], work: Work) -> None:
+    cut = sum(answer.finish == "length" for answer in answers)
+    progress.say(
+        f"answers: {len(answers):,} with {sum(answer.tokens for answer in answers):,} tokens"
+        + (f", {cut:,} of them cut at the limit" if cut else "")
+        + (f"; {len(empty):,} empty ones left out" if empty else "")
+        + (f"; {len(work.too_long):,} prompts too long and left out" if work.too_long else "")
+        + (f"; {work.written_tokens / work.seconds:.0f} tokens/s" if work.written else "")
+    )

@@ -1,0 +1,180 @@
+"""Talking to a model in the terminal.
+
+In:  a run folder or a GGUF; lines typed.
+Out: streamed answers on stdout.
+Does not know: stages, training; nothing is kept between conversations.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from potstill.machine import usable_cores
+from potstill.problem import Problem
+from potstill.recipe import AnswersSection, EvaluateSection
+
+if TYPE_CHECKING:
+    from potstill.models.engine import Engine, Sampling, Threads
+
+HELP = "/reset forgets the conversation · /model NAME switches ({names}) · /quit leaves · Ctrl-C stops an answer"
+
+
+@dataclass
+class Conversation:
+    """One conversation with one model at a time, within a bounded context.
+
+    Args:
+        models: name → GGUF. open_engine: loads one. sampling: how it answers.
+    """
+
+    models: dict[str, Path]
+    open_engine: Callable[[Path], Engine]
+    sampling: Sampling
+    current: str
+    engine: Engine | None = None
+    messages: list[dict[str, str]] = field(default_factory=list)
+
+    def switch(self, name: str) -> None:
+        """Use another model; the one before gives its memory back. Raises: Problem for an unknown name."""
+        if name not in self.models:
+            raise Problem(f"there is no model {name!r} here", f"Choose one of: {', '.join(self.models)}.")
+        self.close()
+        self.engine, self.current, self.messages = self.open_engine(self.models[name]), name, []
+
+    def ask(self, question: str, write: Callable[[str], None]) -> int:
+        """Stream an answer. Returns: oldest turns dropped so that the rest fits the context."""
+        if self.engine is None:
+            self.switch(self.current)
+        assert self.engine is not None
+        asked = [*self.messages, {"role": "user", "content": question}]
+        dropped = self._make_room(asked)
+        pieces: list[str] = []
+        try:
+            for piece in self.engine.stream(asked, self.sampling):
+                pieces.append(piece)
+                write(piece)
+        finally:
+            # An answer that was stopped still belongs to the conversation.
+            self.messages = [*asked, {"role": "assistant", "content": "".join(pieces)}]
+        return dropped
+
+    def _make_room(self, asked: list[dict[str, str]]) -> int:
+        """Drop the oldest turns while less than a quarter of the context is left for the answer."""
+        assert self.engine is not None
+        room = self.engine.context - self.engine.context // 4
+        dropped = 0
+        while len(asked) > 2 and self.engine.count_tokens(asked) > room:
+            del asked[:2]
+            dropped += 1
+        return dropped
+
+    def close(self) -> None:
+        """Give the memory back."""
+        if self.engine is not None:
+            self.engine.close()
+            self.engine = None
+
+
+def talk(place: Path, once: str | None, threads: int | None) -> None:
+    """Chat until /quit, or ask one question and leave. Raises: Problem for a place without models."""
+    from potstill.models.engine import Engine, Sampling
+
+    answers, evaluate = AnswersSection.model_validate({}), EvaluateSection.model_validate({})
+    models = find_models(place)
+    sampling = Sampling(
+        temperature=answers.temperature,
+        top_p=answers.top_p,
+        top_k=answers.top_k,
+        seed=0,
+        max_tokens=answers.max_tokens,
+        repeat_penalty=answers.repeat_penalty,
+    )
+
+    def open_engine(gguf: Path) -> Engine:
+        return Engine(gguf, context=evaluate.context, slots=1, threads=_threads(gguf, threads, quick=once is not None))
+
+    conversation = Conversation(models, open_engine, sampling, next(iter(models)))
+    try:
+        if once is not None:
+            conversation.ask(once, _write)
+            _write("\n")
+        else:
+            _loop(conversation)
+    finally:
+        conversation.close()
+
+
+def find_models(place: Path) -> dict[str, Path]:
+    """Models to talk to: a GGUF alone; or a run's shipped student first, its other types, and the teacher."""
+    if place.is_file():
+        return {place.stem: place}
+    from potstill.export import gguf_path
+    from potstill.models.teacher import find_teacher
+    from potstill.run import open_run
+
+    run = open_run(place)
+    types = [run.recipe.export.ship, *(kind for kind in run.recipe.export.types if kind != run.recipe.export.ship)]
+    found = {"student": gguf_path(run, types[0])}
+    found |= {f"student-{kind}": gguf_path(run, kind) for kind in types[1:]}
+    found["teacher"] = find_teacher(run.recipe.teacher.model, run.home, run.progress).gguf
+    return found
+
+
+def _threads(gguf: Path, wanted: int | None, quick: bool) -> Threads:
+    from potstill.models.engine import Threads, default_threads
+    from potstill.models.speed import choose_threads
+
+    cores = usable_cores()
+    if wanted is not None:
+        return Threads(decode=wanted, prefill=cores, waiting="PASSIVE")
+    return default_threads(cores) if quick else choose_threads(gguf, cores)
+
+
+def _write(piece: str) -> None:
+    sys.stdout.write(piece)
+    sys.stdout.flush()
+
+
+def _loop(conversation: Conversation) -> None:
+    console = Console()
+    console.print(
+        f"[bold]{conversation.current}[/bold]  {HELP.format(names=', '.join(conversation.models))}", style="dim"
+    )
+    while True:
+        try:
+            line = console.input("[bold cyan]› [/bold cyan]").strip()
+        except (EOFError, KeyboardInterrupt):
+            console.print()
+            return
+        if line == "/quit":
+            return
+        try:
+            if line:
+                _answer(conversation, console, line)
+        except Problem as problem:
+            console.print(f"{problem}", style="red", markup=False)
+        except KeyboardInterrupt:
+            console.print("\n(stopped)", style="dim")
+
+
+def _answer(conversation: Conversation, console: Console, line: str) -> None:
+    word, _, argument = line.partition(" ")
+    if word == "/reset":
+        conversation.messages = []
+        console.print("(forgotten)", style="dim", markup=False)
+    elif word == "/model":
+        conversation.switch(argument.strip())
+        console.print(f"({conversation.current})", style="dim", markup=False)
+    elif word.startswith("/"):
+        console.print(HELP.format(names=", ".join(conversation.models)), style="dim", markup=False)
+    else:
+        dropped = conversation.ask(line, _write)
+        console.print()
+        if dropped:
+            console.print(f"(the oldest {dropped} turns no longer fit and were dropped)", style="dim", markup=False)

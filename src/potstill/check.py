@@ -1,0 +1,110 @@
+"""What a recipe will cost on this machine, before anything is done.
+
+In:  a recipe, a probed machine.
+Out: predicted tokens, disk, memory and minutes; or a Problem where it cannot fit.
+Does not know: how stages work beyond what each costs a token.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from potstill.machine import Machine, available_memory_mb, disk_free_mb
+from potstill.models.catalogue import CATALOGUE
+from potstill.problem import Problem
+from potstill.prompts import golden
+from potstill.recipe import Recipe
+
+TEACHER_PARAMETERS = 494e6
+BODY_PARAMETERS = 358e6
+"""The default teacher without its embedding: what a reading costs, 2 operations each."""
+ANSWER_TOKENS, QUESTION_TOKENS = 230, 60
+"""Means over the golden 200 and their shipped answers, template included."""
+EFFICIENCY = 0.5
+"""Share of the probed GEMM rate that reading and training reach (benchmarks/ print it)."""
+WRITING_RATE = 35.0
+"""Tokens a second the teacher writes over 8 slots on 2 cores; only fresh answers pay it."""
+
+
+def predict(recipe: Recipe, machine: Machine) -> list[list[str]]:
+    """Rows of what, how much, of which."""
+    rate = max(machine.bfloat16_gflops, machine.float32_gflops) * 1e9 * EFFICIENCY
+    prompts = count_prompts(recipe)
+    tokens = prompts * (ANSWER_TOKENS + QUESTION_TOKENS)
+    parameters = recipe.prune.parameters or 150_000_000
+    reading = tokens * 2 * BODY_PARAMETERS / rate / 60
+    healing = recipe.prune.calibration_tokens * 2 * (BODY_PARAMETERS + parameters) * 1.3 / rate / 60
+    epochs = recipe.distill.epochs * tokens * 6 * parameters * 1.2 / rate / 60
+    training = recipe.distill.budget_minutes or epochs
+    writing = prompts * ANSWER_TOKENS / WRITING_RATE / 60 if writes_answers(recipe) else 0.0
+    minutes = {"answers": writing, "signals": reading, "prune": healing, "distill": training, "evaluate": 3.0}
+    return [
+        ["prompts", f"{prompts:,}", "train and held-out together"],
+        ["tokens read", f"{tokens:,}", f"about {ANSWER_TOKENS} answer tokens each"],
+        ["disk, run folder", f"{run_megabytes(recipe) / 1e3:.1f} GB", f"{machine.disk_free_mb / 1e3:.0f} GB free"],
+        ["memory", f"{memory_megabytes(recipe) / 1e3:.1f} GB", f"{machine.memory_mb / 1e3:.1f} GB available"],
+        [
+            "minutes",
+            f"{sum(minutes.values()):.0f}",
+            ", ".join(f"{name} {value:.1f}" for name, value in minutes.items()),
+        ],
+        [
+            "this machine",
+            f"{machine.cores} cores",
+            f"float32 {machine.float32_gflops:.0f}, bfloat16 {machine.bfloat16_gflops:.0f} GFLOP/s, "
+            f"copy {machine.bandwidth_gb_s:.0f} GB/s",
+        ],
+    ]
+
+
+def count_prompts(recipe: Recipe) -> int:
+    """Prompts before duplicates are dropped: golden ones, and lines of the user's files."""
+    own = sum(_lines(file.path) for file in recipe.prompts.files)
+    return (len(golden()) if recipe.prompts.golden else 0) + min(own, recipe.prompts.limit or own)
+
+
+def writes_answers(recipe: Recipe) -> bool:
+    """True where the teacher has to write: own prompts, another teacher, or fresh answers."""
+    return recipe.answers.fresh or bool(recipe.prompts.files) or recipe.teacher.model != CATALOGUE[0].name
+
+
+def run_megabytes(recipe: Recipe) -> float:
+    """Disk of the run folder at its largest: two checkpoints with moments, students, GGUFs, signals."""
+    parameters = (recipe.prune.parameters or 150_000_000) / 1e6
+    signals = count_prompts(recipe) * ANSWER_TOKENS * (910 if recipe.signals.precision == "int8" else 1792) / 1e6
+    return 2 * 12 * parameters + 8 * parameters + 4 * parameters + signals
+
+
+def memory_megabytes(recipe: Recipe) -> float:
+    """Memory at its largest: teacher and student together in `prune`, or weights, gradients and moments."""
+    parameters = (recipe.prune.parameters or 150_000_000) / 1e6
+    tokens = max(recipe.prune.calibration_tokens, 1)
+    healing = TEACHER_PARAMETERS * 2 / 1e6 + 2 * parameters + tokens * 12_000 / 1e6
+    training = 18 * parameters + recipe.distill.batch_tokens * 1.2
+    return 600 + max(healing, training)
+
+
+def refuse(recipe: Recipe, folder: Path, home: Path) -> None:
+    """Raises: Problem where disk or memory cannot hold the run."""
+    place = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
+    store = next(parent for parent in (home, *home.resolve().parents) if parent.exists())
+    have = any((home / "teachers").glob("*/checkpoint"))
+    for where, needed, remedy in (
+        (place, run_megabytes(recipe), "Free some, or give another --run."),
+        (store, 0.0 if have else 2500.0, "Free some, or set POTSTILL_HOME to another disk."),
+    ):
+        if disk_free_mb(where) < needed:
+            raise Problem(f"{where}: {disk_free_mb(where) / 1e3:.1f} GB free, {needed / 1e3:.1f} GB needed", remedy)
+    if available_memory_mb() < memory_megabytes(recipe):
+        raise Problem(
+            f"{available_memory_mb() / 1e3:.1f} GB of memory available, {memory_megabytes(recipe) / 1e3:.1f} GB needed",
+            "Lower prune.calibration_tokens, distill.batch_tokens or prune.parameters, or close other programs.",
+        )
+
+
+def _lines(path: Path) -> int:
+    try:
+        with path.open("rb") as file:
+            return sum(1 for line in file if line.strip())
+    except OSError:
+        return 0

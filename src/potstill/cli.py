@@ -1,0 +1,272 @@
+"""The command line: arguments in, words for people out.
+
+In:  what was typed.
+Out: exit code 0 (done), 1 (something went wrong, one line says what), 2 (usage, or a gate was missed).
+Does not know: how anything is done. Heavy imports happen inside the verb that needs them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from potstill.problem import Problem
+
+app = typer.Typer(
+    help="Small-batch distillation: a 0.5B chat model becomes a small one that answers on a plain CPU.\n\n"
+    "Start with:  potstill run recipes/demo.toml   then:  potstill chat runs/demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/demo.")]
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/demo.toml.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def main() -> None:
+    """Entry point: every `Problem` becomes one line and exit code 1."""
+    try:
+        app()
+    except Problem as problem:
+        typer.echo(f"potstill: {problem}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("\npotstill: stopped. The same command goes on where it was.", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+@app.command()
+def run(
+    recipe: RecipeFile,
+    run: Annotated[Path | None, typer.Option("--run", help="Run folder; runs/<recipe's name> if not given.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Training time, such as 10m or 1.5h; replaces distill.budget_minutes.")
+    ] = None,
+) -> None:
+    """All stages of a recipe, one after the other; what is done already is skipped.
+
+    Ctrl-C at any time; the same command goes on where it was.
+    Example:  potstill run recipes/demo.toml --run runs/demo --budget 10m
+    """
+    from potstill import pipeline
+    from potstill.recipe import load_recipe, with_budget
+    from potstill.run import Run, default_home
+
+    wanted = with_budget(load_recipe(recipe), minutes(budget) if budget else None)
+    folder = run or Path("runs") / wanted.name
+    opened = Run(folder, wanted, default_home(), _progress())
+    refuse_what_cannot_fit(opened)
+    pipeline.run_all(opened)
+    _show_scorecard(folder, as_json=False)
+    typer.echo(f"\nReport:  {folder / 'report' / 'report.html'}\nChat:    potstill chat {folder}")
+
+
+def refuse_what_cannot_fit(opened: Any) -> None:
+    """Stop before any work where disk or memory cannot hold the run. Raises: Problem."""
+    from potstill.check import refuse
+
+    refuse(opened.recipe, opened.folder, opened.home)
+
+
+@app.command()
+def check(recipe: RecipeFile, as_json: Json = False) -> None:
+    """Validate a recipe and predict what it costs here: tokens, disk, memory, minutes (2 seconds of probing).
+
+    Example:  potstill check recipes/demo.toml
+    """
+    from potstill.check import predict, refuse
+    from potstill.machine import probe
+    from potstill.recipe import load_recipe
+    from potstill.run import default_home
+
+    wanted = load_recipe(recipe)
+    folder = Path("runs") / wanted.name
+    rows = predict(wanted, probe(2.0, _existing(folder)))
+    _table(f"{recipe}: valid. Predicted for this machine:", ["what", "how much", "of which"], rows, as_json)
+    refuse(wanted, folder, default_home())
+
+
+@app.command()
+def schema() -> None:
+    """The JSON schema of recipes, for editors.  Example:  potstill schema > recipe.schema.json"""
+    from potstill.recipe import Recipe
+
+    typer.echo(json.dumps(Recipe.model_json_schema(), indent=1, ensure_ascii=False))
+
+
+@app.command()
+def teachers(as_json: Json = False) -> None:
+    """Teachers known by name, with licence and size. Hub repositories and local paths work as well.
+
+    Example:  put  model = "qwen2.5-coder-0.5b-instruct"  under [teacher] in a recipe.
+    """
+    from potstill.models.catalogue import CATALOGUE
+    from potstill.run import default_home
+
+    rows = [
+        [
+            entry.name,
+            entry.title,
+            entry.licence,
+            f"{entry.size / 1e6:.0f} MB",
+            entry.language_note,
+            "here" if (default_home() / "teachers" / entry.name / "checkpoint").exists() else "to be fetched",
+        ]
+        for entry in CATALOGUE
+    ]
+    _table("Teachers", ["name", "title", "licence", "size", "languages", "state"], rows, as_json)
+
+
+@app.command()
+def status(run: RunFolder, as_json: Json = False) -> None:
+    """Which stages are done, stale, begun or missing.  Example:  potstill status runs/demo"""
+    from potstill import pipeline
+    from potstill.run import open_run
+
+    rows = []
+    for stage in pipeline.states(open_run(run)):
+        entry = stage.entry
+        seconds = f"{entry['seconds']:.0f} s" if entry else ""
+        memory = f"{entry['peak_memory_mb']} MB" if entry else ""
+        rows.append([stage.name, stage.state, seconds, memory, str(entry.get("finished", ""))])
+    _table(str(run), ["stage", "state", "took", "peak memory", "finished"], rows, as_json)
+
+
+def _stage_command(name: str, text: str) -> None:
+    def command(run: RunFolder) -> None:
+        from potstill import pipeline
+        from potstill.run import open_run
+
+        pipeline.run_stage(open_run(run, progress=_progress()), name)
+
+    app.command(name, help=f"{text}\n\nExample:  potstill {name} runs/demo")(command)
+
+
+_stage_command("prompts", "Collect the prompts: the golden 200 and your own; duplicates and overlaps are dropped.")
+_stage_command("answers", "The teacher writes its answers (the shipped ones are used where they fit).")
+_stage_command("vocab", "Choose the student's vocabulary, a merge-closed subset of the teacher's.")
+_stage_command("prune", "Cut the student from the teacher and heal it in closed form.")
+_stage_command("distill", "Train the student on the teacher's signals.")
+_stage_command("export", "Write the GGUF files and prove them equal to the student.")
+_stage_command("report", "Write the report page.")
+
+
+@app.command()
+def signals(
+    run: RunFolder,
+    verify: Annotated[bool, typer.Option(help="Read random answers again and compare with the store.")] = False,
+    positions: Annotated[int, typer.Option(help="Answer positions to compare, at least.")] = 500,
+) -> None:
+    """The teacher reads every answer, and what it thought is kept.
+
+    Example:  potstill signals runs/demo --verify
+    """
+    from potstill import pipeline
+    from potstill.run import open_run
+    from potstill.signals import verify as verify_signals
+
+    opened = open_run(run, progress=_progress())
+    if not verify:
+        pipeline.run_stage(opened, "signals")
+        return
+    found = verify_signals(opened, positions)
+    typer.echo(
+        f"{found['positions']:.0f} positions read again: KL stored/fresh mean {found['mean_kl']:.5f}, "
+        f"largest {found['largest_kl']:.4f} nats"
+    )
+
+
+@app.command()
+def evaluate(run: RunFolder, as_json: Json = False) -> None:
+    """Measure the scorecard, teacher beside student.  Example:  potstill evaluate runs/demo"""
+    from potstill import pipeline
+    from potstill.run import open_run
+
+    pipeline.run_stage(open_run(run, progress=_progress()), "evaluate")
+    _show_scorecard(run, as_json)
+
+
+@app.command()
+def chat(
+    model: Annotated[Path, typer.Argument(metavar="RUN|GGUF", help="A run folder, or a GGUF file.")],
+    once: Annotated[str | None, typer.Option(help="Ask this one question, print the answer, leave.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads that write; chosen by a short probe if not given.")
+    ] = None,
+) -> None:
+    """Talk to a model in the terminal.  /reset forgets, /model teacher switches, /quit leaves.
+
+    Example:  potstill chat runs/demo --once "怎么煮米饭？"
+    """
+    from potstill.chat import talk
+
+    talk(model, once, threads)
+
+
+def minutes(text: str) -> float:
+    """Minutes from `90s`, `10m`, `1.5h` or a plain number of minutes. Raises: Problem."""
+    units = {"s": 1 / 60, "m": 1.0, "h": 60.0}
+    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1.0)
+    try:
+        value = float(number) * unit
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise Problem(f"--budget {text} is not a time", "Write it like 90s, 10m or 1.5h.")
+    return value
+
+
+def _progress() -> Any:
+    from rich.console import Console
+
+    from potstill.terminal import TerminalProgress
+
+    return TerminalProgress(Console(stderr=True))
+
+
+def _existing(folder: Path) -> Path:
+    """The nearest parent that exists: the disk a run will lie on."""
+    return next(place for place in (folder, *folder.resolve().parents) if place.exists())
+
+
+def _table(title: str, columns: list[str], rows: list[list[str]], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], ensure_ascii=False, indent=1))
+        return
+    from rich.console import Console
+
+    from potstill.terminal import table
+
+    Console().print(table(title, columns, rows))
+
+
+def _show_scorecard(run: Path, as_json: bool) -> None:
+    from potstill.run import read_json
+
+    card = read_json(run / "evaluate" / "scorecard.json")
+    if as_json:
+        typer.echo(json.dumps(card, ensure_ascii=False, indent=1))
+        return
+    models = list(dict.fromkeys(name for row in card.values() for name in row))
+    rows = [[metric, *(_cell(row.get(name)) for name in models)] for metric, row in card.items()]
+    _table("Scorecard (value, 95 % interval, n)", ["metric", *models], rows, False)
+
+
+def _cell(measure: dict[str, Any] | None) -> str:
+    if measure is None:
+        return ""
+    value = f"{measure['value']:.3g}" if abs(measure["value"]) < 100 else f"{measure['value']:.0f}"
+    if measure["low"] is None:
+        return f"{value} {measure['unit']}"
+    return f"{value} [{measure['low']:.3g}–{measure['high']:.3g}] {measure['unit']}, n={measure['n']}"

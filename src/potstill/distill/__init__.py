@@ -1,0 +1,169 @@
+"""Stage `distill`: the healed student is trained on the teacher's signals.
+
+In:  `prune/student`, `signals/` (training split), `vocab/`.
+Out: `distill/student` (float32 checkpoint), `log.jsonl` (a line a step), `report.json`.
+Does not know: how the student was cut, GGUF, evaluation.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from potstill.progress import Task
+from potstill.run import Run, write_json
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+    from potstill.distill.trainer import Meter
+    from potstill.recipe import Recipe
+
+__all__ = ["distill"]
+
+
+def distill(run: Run, folder: Path) -> None:
+    """Train; resumes from the newest whole checkpoint in `folder`."""
+    import torch
+
+    from potstill.distill.schedule import Clock, StepCount
+    from potstill.distill.trainer import DistillTrainer, Pace
+    from potstill.models.checkpoint import save_checkpoint
+    from potstill.models.teacher import load_model
+    from potstill.signals.store import SignalStore
+
+    section = run.recipe.distill
+    store = SignalStore(run.stage("signals"), "train")
+    checkpoint = newest_checkpoint(folder)
+    student = load_model(checkpoint or run.stage("prune") / "student", torch.float32)
+    clock = Clock(section.budget_minutes * 60) if section.budget_minutes else StepCount(total=1)
+    log = Log(folder / "log.jsonl")
+    with ExitStack() as stack:
+        task = stack.enter_context(run.progress.task("the student learns", 1.0, "share"))
+        log.task = task
+        pace = Pace(clock, section.checkpoint_seconds, log.write)
+        trainer = DistillTrainer(student, store, section, training_arguments(run.recipe, folder), pace, run.recipe.seed)
+        log.meter = trainer.meter
+        log.keep_steps(int(checkpoint.name.split("-")[1]) if checkpoint else 0)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    save_checkpoint(student, run.stage("vocab"), folder / "student", torch.float32, run.stamp(folder))
+    write_json(
+        folder / "report.json", log.summary(store.rows) | {"dtype": "bfloat16" if trainer.args.bf16 else "float32"}
+    )
+    for old in folder.glob("checkpoint-*"):
+        shutil.rmtree(old)
+
+
+def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
+    """Trainer's settings; everything a user may choose comes from the recipe."""
+    import torch
+    from transformers import TrainingArguments
+
+    from potstill.machine import fastest_dtype
+
+    section = recipe.distill
+    return TrainingArguments(
+        output_dir=str(folder),
+        # Under a budget the clock ends the training, and epochs are only counted.
+        num_train_epochs=10**6 if section.budget_minutes else section.epochs,
+        learning_rate=section.learning_rate,
+        weight_decay=section.weight_decay,
+        max_grad_norm=section.gradient_clip,
+        gradient_accumulation_steps=section.accumulation,
+        optim="adamw_torch_fused",
+        adam_beta2=section.beta2,
+        bf16=fastest_dtype() == "bfloat16",
+        use_cpu=not torch.cuda.is_available(),
+        save_strategy="no",
+        save_total_limit=2,
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        seed=recipe.seed,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+    )
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The last checkpoint that was written whole; half-written ones are removed."""
+    from potstill.models.checkpoint import read_header
+    from potstill.problem import Problem
+
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
+    for path in found:
+        try:
+            # Trainer writes its own state last, so a checkpoint that has it is whole.
+            if (path / "trainer_state.json").exists() and read_header(path):
+                json.loads((path / "trainer_state.json").read_text())
+                return path
+        except (Problem, json.JSONDecodeError):
+            pass
+        shutil.rmtree(path)
+    return None
+
+
+@dataclass
+class Log:
+    """A line a step, and the bar.
+
+    Args:
+        path: the JSONL file. task: the bar, advanced to the training's progress. meter: sums of the step.
+    """
+
+    path: Path
+    task: Task | None = None
+    meter: Meter | None = None
+    shown: float = 0.0
+
+    def keep_steps(self, steps: int) -> None:
+        """Drop lines after the checkpoint that is resumed, and a torn last line."""
+        lines = self.path.read_text().splitlines()[:steps] if self.path.exists() else []
+        self.path.write_text("".join(f"{line}\n" for line in lines))
+        if lines:
+            self._show(json.loads(lines[-1])["progress"])
+
+    def write(self, step: int, progress: float, seconds: float) -> None:
+        """Note a step: every loss as a mean over its answer positions."""
+        assert self.meter is not None and self.task is not None
+        sums = self.meter.take()
+        positions = sums.pop("positions")
+        tokens = sums.pop("tokens")
+        means = {name: value / positions for name, value in sums.items()}
+        line = {
+            "step": step,
+            "progress": progress,
+            "seconds": seconds,
+            "positions": positions,
+            "tokens": tokens,
+            **means,
+        }
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        self.task.describe(f"step {step}, loss {means['loss']:.3f}")
+        self._show(progress)
+
+    def summary(self, rows: int) -> dict[str, float]:
+        """Steps, tokens, tokens a second and passes over the answers."""
+        lines = [json.loads(line) for line in self.path.read_text().splitlines()]
+        seconds, tokens = lines[-1]["seconds"], sum(line["tokens"] for line in lines)
+        positions = sum(line["positions"] for line in lines)
+        return {
+            "steps": len(lines),
+            "seconds": seconds,
+            "answer_tokens": positions,
+            "tokens": tokens,
+            "tokens_per_second": tokens / seconds,
+            "passes": positions / rows,
+            "first_loss": lines[0]["loss"],
+            "last_loss": lines[-1]["loss"],
+        }
+
+    def _show(self, progress: float) -> None:
+        if self.task is not None:
+            self.task.advance(max(0.0, progress - self.shown))
+        self.shown = max(self.shown, progress)

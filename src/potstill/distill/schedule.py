@@ -1,0 +1,84 @@
+"""How far a training is, and what follows from it: learning rate and temperature.
+
+In:  steps done, seconds used.
+Out: progress in [0, 1], a factor for the learning rate, a temperature.
+Does not know: optimisers, models, what a step costs beyond its mean time.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from potstill.recipe import TemperatureSection
+
+
+@dataclass
+class Clock:
+    """Progress by wall-clock time, carried over a kill.
+
+    Args:
+        budget_seconds: training time in all. used_before: seconds used by earlier processes of the same training.
+        now: the time source.
+    """
+
+    budget_seconds: float
+    used_before: float = 0.0
+    now: Callable[[], float] = time.monotonic
+    started: float | None = None
+    steps: int = 0
+
+    def start(self) -> None:
+        """The time begins to run."""
+        self.started, self.steps = self.now(), 0
+
+    def used(self) -> float:
+        """Seconds used, earlier processes included."""
+        return self.used_before + (0.0 if self.started is None else self.now() - self.started)
+
+    def step_seconds(self) -> float:
+        """Mean time of a step of this process; 0 before the first."""
+        return (self.used() - self.used_before) / self.steps if self.steps else 0.0
+
+    def progress(self) -> float:
+        """Where the coming step will end, in [0, 1]: so the last one lands at 1."""
+        return min(1.0, (self.used() + self.step_seconds()) / self.budget_seconds)
+
+    def is_over(self) -> bool:
+        """True where another step would end nearer beyond the budget than before it."""
+        return self.used() + self.step_seconds() / 2 >= self.budget_seconds
+
+
+@dataclass
+class StepCount:
+    """Progress by steps: the same on any machine.
+
+    Args:
+        total: steps in all. done: steps done.
+    """
+
+    total: int
+    done: int = field(default=0)
+
+    def progress(self) -> float:
+        """Where the coming step will end, in [0, 1]."""
+        return min(1.0, (self.done + 1) / self.total)
+
+
+def learning_rate_factor(progress: float, warmup: float) -> float:
+    """Linear rise over `warmup`, then linear fall to 0 at progress 1.
+
+    Source for the fall to zero: arXiv:2502.15938.
+    """
+    if progress < warmup:
+        return progress / warmup
+    return (1.0 - progress) / (1.0 - warmup) if warmup < 1.0 else 1.0
+
+
+def temperature_at(section: TemperatureSection, progress: float) -> float:
+    """The temperature at some progress: always one of `section.values()`."""
+    values = section.values()
+    way = (1.0 - math.cos(math.pi * progress)) / 2 if section.schedule == "cosine" else progress
+    return values[min(len(values) - 1, int(way * len(values)))]

@@ -1,0 +1,121 @@
+"""Stage `evaluate`: the scorecard, measured on what ships.
+
+In:  `export/`, `prune/`, `signals/` (held-out), `answers/` (held-out), the teacher's GGUF.
+Out: `evaluate/scorecard.json`, `samples.json`; parts that survive a kill lie beside them.
+Does not know: how the student was trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from potstill.answers import Answer, read_answers
+from potstill.export import gguf_path
+from potstill.fidelity import Fidelity
+from potstill.run import Run, read_json, write_json
+
+if TYPE_CHECKING:
+    from potstill.progress import Task
+
+__all__ = ["evaluate"]
+
+
+def evaluate(run: Run, folder: Path) -> None:
+    """Measure speed, fidelity and sample answers; each part is kept as soon as it is whole."""
+    from potstill.evaluate.fidelity import add_fidelity
+    from potstill.evaluate.scorecard import Scorecard
+    from potstill.evaluate.speed import add_speed
+    from potstill.models.speed import SpeedSample
+    from potstill.models.teacher import find_teacher
+
+    section, seed = run.recipe.evaluate, run.recipe.seed
+    teacher = find_teacher(run.recipe.teacher.model, run.home, run.progress)
+    models = {"teacher": teacher.gguf, "student": gguf_path(run, run.recipe.export.ship)}
+    held_out = [a for a in read_answers(run.stage("answers") / "answers.jsonl") if a.prompt.split == "held-out"]
+    card = Scorecard()
+    speed = _part(folder / "speed.json", lambda: _speed(run, models, held_out))
+    samples = {name: [SpeedSample(**sample) for sample in listed] for name, listed in speed["samples"].items()}
+    add_speed(card, models, samples, section.bootstrap, seed)
+    for name, answers in _part(folder / "fidelity.json", lambda: _fidelity(run, models["student"])).items():
+        add_fidelity(card, name, [Fidelity(**answer) for answer in answers], section.bootstrap, seed)
+    card.write(folder / "scorecard.json")
+    _part(folder / "samples.json", lambda: _samples(run, models["student"], held_out))
+
+
+def _part(path: Path, measure: Callable[[], Any]) -> Any:
+    """What an earlier, killed evaluation has measured already, or a measurement that is kept."""
+    if not path.exists():
+        write_json(path, measure())
+    return read_json(path)
+
+
+def _speed(run: Run, models: dict[str, Path], held_out: list[Answer]) -> dict[str, Any]:
+    from potstill.evaluate.speed import measure_speed
+
+    # Questions of middle length: what a person types, neither a greeting nor a document.
+    ordered = sorted((answer.prompt.text for answer in held_out), key=len)
+    middle = max(0, len(ordered) // 2 - run.recipe.evaluate.prompts // 2)
+    questions = ordered[middle : middle + run.recipe.evaluate.prompts]
+    threads, samples = measure_speed(models, questions, run.recipe.evaluate, run.progress)
+    return {
+        "threads": {name: asdict(setting) for name, setting in threads.items()},
+        "samples": {name: [asdict(sample) for sample in listed] for name, listed in samples.items()},
+    }
+
+
+def _fidelity(run: Run, student: Path) -> dict[str, list[dict[str, float]]]:
+    from potstill.evaluate.fidelity import checkpoint_fidelity, gguf_fidelity, teacher_fidelity
+    from potstill.signals.store import SignalStore
+
+    store = SignalStore(run.stage("signals"), "held-out")
+    measured: dict[str, Callable[[Task], list[Fidelity]]] = {
+        "teacher": lambda task: teacher_fidelity(store, task),
+        "cut": lambda task: checkpoint_fidelity(store, run.stage("prune") / "cut", task),
+        "healed": lambda task: checkpoint_fidelity(store, run.stage("prune") / "student", task),
+        "student": lambda task: gguf_fidelity(store, student, task),
+    }
+    with run.progress.task("fidelity", len(measured) * len(store), "answers") as task:
+        found = {}
+        for name, measure in measured.items():
+            task.describe(name)
+            found[name] = [asdict(answer) for answer in measure(task)]
+    return found
+
+
+def _samples(run: Run, student: Path, held_out: list[Answer]) -> list[dict[str, str]]:
+    """Held-out answers of teacher and student side by side, evenly over the categories."""
+    from potstill.machine import usable_cores
+    from potstill.models.conversation import messages
+    from potstill.models.engine import Engine, Sampling, default_threads
+
+    section, answers = run.recipe.evaluate, run.recipe.answers
+    chosen = held_out[:: max(1, len(held_out) // max(1, section.samples))][: section.samples]
+    sampling = Sampling(
+        temperature=0.0,
+        top_p=answers.top_p,
+        top_k=answers.top_k,
+        seed=run.recipe.seed,
+        max_tokens=section.sample_tokens,
+        repeat_penalty=answers.repeat_penalty,
+    )
+    written: dict[int, str] = {}
+    with (
+        Engine(student, context=answers.context, slots=1, threads=default_threads(usable_cores())) as engine,
+        run.progress.task("the student answers", len(chosen), "answers") as task,
+    ):
+        for index, answer in enumerate(chosen):
+            written[index] = engine.reply(messages(answer.prompt.text), sampling).text
+            task.advance()
+    return [
+        {
+            "id": answer.prompt.id,
+            "category": answer.prompt.category,
+            "prompt": answer.prompt.text,
+            "teacher": answer.text,
+            "student": written[index],
+        }
+        for index, answer in enumerate(chosen)
+    ]

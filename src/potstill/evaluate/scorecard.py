@@ -1,0 +1,89 @@
+"""Every measured number with its count and its interval, teacher beside student.
+
+In:  samples of a metric, model by model.
+Out: `Scorecard`, a flat map metric → model → {value, n, low, high, unit}.
+Does not know: how anything was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from potstill.run import write_json
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number.
+
+    Args:
+        value: the estimate. n: independent samples behind it. low, high: 95 % interval; None where one sample
+        (or a fact, such as a file's size) leaves nothing to estimate. unit: "nats", "ms", "share" …
+    """
+
+    value: float
+    n: int
+    low: float | None
+    high: float | None
+    unit: str
+
+
+@dataclass
+class Scorecard:
+    """All measures of a run."""
+
+    measures: dict[str, dict[str, Measure]] = field(default_factory=dict)
+
+    def add(self, metric: str, model: str, measure: Measure) -> None:
+        """Put a measure in its place."""
+        self.measures.setdefault(metric, {})[model] = measure
+
+    def write(self, path: Path) -> None:
+        """Write the flat map as JSON."""
+        write_json(
+            path, {metric: {name: asdict(one) for name, one in row.items()} for metric, row in self.measures.items()}
+        )
+
+
+def fact(value: float, unit: str) -> Measure:
+    """A number without an error, such as a size."""
+    return Measure(value, 1, None, None, unit)
+
+
+def bootstrap(
+    samples: Sequence[Sequence[float]], statistic: Callable[[Floats], Floats], unit: str, resamples: int, seed: int
+) -> Measure:
+    """A statistic of rows, with a percentile interval over resampled rows.
+
+    Args:
+        samples: [n, c] one row an independent sample (an answer, a timing), not one a token.
+        statistic: from column sums [..., c] of the rows drawn to the value [...].
+        resamples: draws behind the interval.
+
+    Source: Efron 1979; rows are whole answers because tokens of one answer are not independent.
+    """
+    rows = np.asarray(samples, dtype=np.float64)
+    value = float(statistic(rows.sum(axis=0)))
+    if len(rows) < 2:
+        return Measure(value, len(rows), None, None, unit)
+    draws = np.random.default_rng(seed).integers(len(rows), size=(resamples, len(rows)))
+    drawn = statistic(rows[draws].sum(axis=1))
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return Measure(value, len(rows), float(low), float(high), unit)
+
+
+def ratio(sums: Floats) -> Floats:
+    """First column over second: a mean over positions when the second counts them."""
+    return np.asarray(sums[..., 0] / sums[..., 1])
+
+
+def mean_of(values: Sequence[float]) -> list[list[float]]:
+    """Rows whose `ratio` is the mean of `values`."""
+    return [[value, 1.0] for value in values]

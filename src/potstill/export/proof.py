@@ -1,0 +1,59 @@
+"""Proof that a GGUF is the model it was written from.
+
+In:  the Transformers folder, the GGUF, a few sequences, some hard text.
+Out: the largest difference between their logits; or a Problem.
+Does not know: runs, recipes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from potstill.machine import usable_cores
+from potstill.models.examples import Example
+from potstill.models.llama import LlamaReader
+from potstill.models.teacher import load_model, load_tokenizer
+from potstill.problem import Problem
+
+HARD_TEXTS = (
+    "你好，世界！今天是 2024 年 3 月 5 日，气温 -3.5℃。",
+    "def f(x: int) -> str:\n\treturn f'{x:>4}'  # 注释\n\n\n    pass\r\n",
+    "  leading,   double  spaces\t\ttabs and trailing   ",
+    "🙂👨‍👩‍👧‍👦 e\u0301 \u200b Ωμέγα ﷽ 한국어 \x00\x7f",
+    "<|im_start|>user\n问<|im_end|>\n<|im_start|>assistant\n",
+)
+READ = 3
+"""Sequences whose logits are compared: a wrong key or permutation shows in the first."""
+
+
+@torch.inference_mode()
+def prove(checkpoint: Path, gguf: Path, examples: Sequence[Example], tolerance: float | None) -> float:
+    """Compare token ids on hard text and logits on the first examples.
+
+    Args:
+        tolerance: largest logit difference allowed; None for quantised files, whose logits are meant to differ.
+
+    Returns: the largest difference seen.
+    Raises: Problem where ids differ or the tolerance is exceeded: the file must not be shipped.
+    """
+    tokenizer = load_tokenizer(checkpoint)
+    model = load_model(checkpoint, torch.float32)
+    largest = 0.0
+    with LlamaReader(gguf, context=max(len(e.ids) for e in examples[:READ]) + 1, threads=usable_cores()) as reader:
+        for text in HARD_TEXTS:
+            expected = tokenizer(text, add_special_tokens=False)["input_ids"]
+            if reader.tokenize(text) != expected:
+                raise Problem(f"{gguf.name}: llama.cpp splits {text!r} otherwise than the student", _REMEDY)
+        for example in examples[:READ]:
+            ours = model(torch.from_numpy(example.ids)[None]).logits[0]
+            theirs = torch.from_numpy(reader.logits(example.ids.tolist()))
+            largest = max(largest, float((ours - theirs).abs().max()))
+    if tolerance is not None and largest > tolerance:
+        raise Problem(f"{gguf.name}: logits differ by {largest:.3f}, {tolerance} is allowed", _REMEDY)
+    return largest
+
+
+_REMEDY = "The file is not fit to ship; report this with the recipe, and try another xllamacpp version."

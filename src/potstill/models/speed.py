@@ -1,0 +1,270 @@
+"""How fast a GGUF is on this machine, and with which threads it is fastest.
+
+In:  GGUFs, thread settings, conversations.
+Out: load time, time to the first token, tokens a second, peak memory.
+Does not know: recipes, runs, which model is the teacher.
+
+Every measurement is a process of its own (`python -m potstill.models.speed`, one JSON job in, one JSON line
+out): OpenMP's waiting policy is fixed once a process, peak memory only grows, and idle threads of a process
+with active waiting burn a core as long as it lives, so it has to be gone before the next one starts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from potstill.models.engine import Engine, Messages, Sampling, Threads, default_threads
+from potstill.problem import Problem
+from potstill.progress import Progress
+
+_BUSY_SHARE = 0.25
+_LOOK_S = 0.5
+_PROBE_TOKENS = 24
+_PROBE_CONTEXT = 256
+_PROBE_PATIENCE = 3.0
+_WARM_UP: Messages = [{"role": "user", "content": "0"}]
+_PROBE: Messages = [{"role": "user", "content": "Count from one to one hundred. 从一数到一百。"}]
+
+
+@dataclass(frozen=True)
+class SpeedSample:
+    """What one process measured: one model, one thread setting, several prompts."""
+
+    load_s: float
+    """Seconds until the model could answer, the file already in the system's cache."""
+    first_token_ms: tuple[float, ...]
+    """Milliseconds from the question to the first text, for every prompt, on a warmed-up model."""
+    decode_tok_s: tuple[float, ...]
+    """Tokens a second after the first one, for every prompt."""
+    peak_mb: float
+    """Largest resident memory of the whole process, in 10⁶ bytes; about 24 of them are Python."""
+    prompt_tokens: tuple[int, ...]
+    waiting: str
+    """The OpenMP policy that was in force."""
+
+
+def measure(
+    gguf: Path,
+    threads: Threads,
+    conversations: Sequence[Messages],
+    *,
+    new_tokens: int,
+    context: int,
+    patience_s: float | None = None,
+) -> SpeedSample:
+    """Measure one model in a fresh process: greedy, `new_tokens` for each conversation, even past its end.
+
+    Args:
+        gguf: the model; checked here, so that the measured process needn't.
+        threads: the setting to measure.
+        conversations: at least one; different texts, so that nothing can be remembered.
+        new_tokens: at least 2.
+        context: tokens; every prompt and `new_tokens` must fit.
+        patience_s: give up after so long. None: never.
+
+    Raises: Problem where the file is bad or a prompt doesn't fit; TimeoutError where patience ran out.
+    """
+    from potstill.models.gguf_reader import check_gguf
+
+    if not conversations or new_tokens < 2:
+        raise ValueError("at least one conversation and two new tokens are needed")
+    check_gguf(gguf)
+    job = {
+        "gguf": str(gguf),
+        "threads": asdict(threads),
+        "conversations": [list(messages) for messages in conversations],
+        "new_tokens": new_tokens,
+        "context": context,
+    }
+    answer = _run(job, patience_s)
+    if "what" in answer:
+        raise Problem(answer["what"], answer["remedy"])
+    for key in ("first_token_ms", "decode_tok_s", "prompt_tokens"):
+        answer[key] = tuple(answer[key])
+    return SpeedSample(**answer)
+
+
+def alternate(
+    models: Mapping[str, tuple[Path, Threads]],
+    conversations: Sequence[Messages],
+    *,
+    rounds: int,
+    new_tokens: int,
+    context: int,
+    progress: Progress,
+) -> dict[str, list[SpeedSample]]:
+    """Measure several models in turn, `rounds` times over, so that what drifts drifts for all of them.
+
+    Returns: name → one sample a round. Errors as for `measure`.
+    """
+    samples: dict[str, list[SpeedSample]] = {name: [] for name in models}
+    with progress.task("Measuring speed", rounds * len(models), "runs") as task:
+        for _ in range(rounds):
+            for name, (gguf, threads) in models.items():
+                task.describe(name)
+                sample = measure(gguf, threads, conversations, new_tokens=new_tokens, context=context)
+                samples[name].append(sample)
+                task.advance()
+    return samples
+
+
+def best_threads(
+    gguf: Path,
+    candidates: Sequence[Threads],
+    conversations: Sequence[Messages],
+    *,
+    new_tokens: int,
+    context: int,
+) -> Threads:
+    """The candidate that decodes fastest (median over the conversations); the earlier one where they tie.
+
+    The first has all the time it wants; one that takes several times as long has lost.
+
+    Raises: as `measure`.
+    """
+    best, best_rate, patience_s = candidates[0], 0.0, None
+    for threads in candidates:
+        begin = time.perf_counter()
+        try:
+            sample = measure(
+                gguf, threads, conversations, new_tokens=new_tokens, context=context, patience_s=patience_s
+            )
+        except TimeoutError:
+            continue
+        if patience_s is None:
+            patience_s = _PROBE_PATIENCE * (time.perf_counter() - begin)
+        rate = statistics.median(sample.decode_tok_s)
+        if rate > best_rate:
+            best, best_rate = threads, rate
+    return best
+
+
+def choose_threads(gguf: Path, cores: int) -> Threads:
+    """A few seconds' probe for the thread setting to use. Errors as for `measure`.
+
+    The safe default stands first. All cores with active waiting are tried only on a machine that is idle now:
+    with one other job on one of two cores they fell to 1 to 4 tokens a second.
+    """
+    candidates = candidate_threads(cores, idle=is_idle())
+    if len(candidates) == 1:
+        return candidates[0]
+    return best_threads(gguf, candidates, [_PROBE], new_tokens=_PROBE_TOKENS, context=_PROBE_CONTEXT)
+
+
+def candidate_threads(cores: int, *, idle: bool) -> list[Threads]:
+    """Settings worth trying on so many cores, the safe one first."""
+    candidates = [default_threads(cores)]
+    if cores > 1:
+        candidates.append(Threads(decode=cores, prefill=cores, waiting="PASSIVE"))
+        if idle:
+            candidates.append(Threads(decode=cores, prefill=cores, waiting="ACTIVE"))
+    return candidates
+
+
+def is_idle() -> bool:
+    """Whether less than a quarter of the machine is in use, by half a second's look.
+
+    The load average would still show a training that ended a minute ago; without Linux it has to do.
+    """
+    try:
+        before, at_rest_before = _processor_times()
+        time.sleep(_LOOK_S)
+        after, at_rest_after = _processor_times()
+    except OSError:
+        return os.getloadavg()[0] < _BUSY_SHARE * (os.cpu_count() or 1)
+    return 1 - (at_rest_after - at_rest_before) / max(1, after - before) < _BUSY_SHARE
+
+
+def _processor_times() -> tuple[int, int]:
+    """Ticks of all cores since the start of the system: in all, and at rest."""
+    first = Path("/proc/stat").read_text(encoding="utf-8").splitlines()[0]
+    ticks = [int(number) for number in first.split()[1:9]]
+    return sum(ticks), ticks[3] + ticks[4]
+
+
+def _run(job: dict[str, Any], patience_s: float | None) -> dict[str, Any]:
+    root = str(Path(__file__).parents[2])
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    try:
+        finished = subprocess.run(
+            [sys.executable, "-m", "potstill.models.speed"],
+            input=json.dumps(job),
+            capture_output=True,
+            encoding="utf-8",
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONIOENCODING": "utf-8"},
+            timeout=patience_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise TimeoutError(f"{job['gguf']} took longer than {patience_s:.0f} s") from error
+    if finished.returncode != 0:
+        last = finished.stderr.strip().splitlines()[-1:] or [f"exit code {finished.returncode}"]
+        raise Problem(f"Measuring {job['gguf']} broke off: {last[0]}", "If memory ran out, free some; then try again.")
+    answer: dict[str, Any] = json.loads(finished.stdout)
+    return answer
+
+
+def _measure_here(job: dict[str, Any]) -> SpeedSample:
+    """The measured process's own part."""
+    greedy = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=0, max_tokens=job["new_tokens"], repeat_penalty=1.0)
+    begin = time.perf_counter()
+    with Engine(
+        Path(job["gguf"]), context=job["context"], slots=1, threads=Threads(**job["threads"]), check=False
+    ) as engine:
+        load_s = time.perf_counter() - begin
+        for messages in job["conversations"]:
+            _check_room(engine, messages, job["new_tokens"])
+        engine.reply(_WARM_UP, greedy, ignore_end=True)
+        replies = [engine.reply(messages, greedy, ignore_end=True) for messages in job["conversations"]]
+        return SpeedSample(
+            load_s=load_s,
+            first_token_ms=tuple(1000 * reply.first_token_s for reply in replies),
+            decode_tok_s=tuple((reply.tokens - 1) / reply.decode_s for reply in replies),
+            peak_mb=_peak_bytes() / 1e6,
+            prompt_tokens=tuple(reply.prompt_tokens for reply in replies),
+            waiting=engine.waiting,
+        )
+
+
+def _check_room(engine: Engine, messages: Messages, new_tokens: int) -> None:
+    prompt = engine.count_tokens(messages)
+    if prompt + new_tokens > engine.context:
+        raise Problem(
+            f"A prompt of {prompt} tokens and {new_tokens} new ones exceed a context of {engine.context}",
+            "Measure with shorter prompts, fewer new tokens or a larger context.",
+        )
+
+
+def _peak_bytes() -> int:
+    """Peak resident memory. Linux's ru_maxrss won't do: a child begins with its parent's peak."""
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _main() -> None:
+    job = json.load(sys.stdin)
+    try:
+        answer = asdict(_measure_here(job))
+    except Problem as problem:
+        answer = {"what": problem.what, "remedy": problem.remedy}
+    sys.stdout.write(json.dumps(answer) + "\n")
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,145 @@
+"""The conductor: the stages in their order, and what each depends on.
+
+In:  a `Run` whose recipe says what is wanted.
+Out: finished stage folders; fingerprints that tell whether one is stale.
+Does not know: what a stage computes; words for people beyond one line a stage.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from potstill.models.identity import file_hash
+from potstill.models.teacher import teacher_identity
+from potstill.problem import Problem
+from potstill.recipe import Recipe, TeacherSection
+from potstill.run import Run, digest
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: module, CLI verb and folder share its name.
+
+    Args:
+        name: of all three. function: in `potstill.<name>`, called with the run and the folder to fill.
+        reads: earlier stages. asks: what of the recipe shapes the result. format: raise it when the code's result
+        changes for the same recipe.
+    """
+
+    name: str
+    function: str
+    reads: tuple[str, ...]
+    asks: Callable[[Recipe], Any]
+    format: int = 1
+
+    def work(self, run: Run, folder: Path) -> None:
+        """Do the stage. Its module is imported only now: most need torch."""
+        getattr(importlib.import_module(f"potstill.{self.name}"), self.function)(run, folder)
+
+
+STAGES = (
+    Stage("prompts", "collect", (), lambda r: [r.prompts, r.seed]),
+    Stage("answers", "write_answers", ("prompts",), lambda r: [r.answers, r.teacher, r.seed]),
+    Stage("vocab", "build_vocabulary", ("answers",), lambda r: [r.vocab, r.teacher]),
+    Stage(
+        "signals",
+        "teach",
+        ("answers", "vocab"),
+        lambda r: [r.signals, r.teacher, r.teacher_layers(), r.distill.temperature.values()],
+    ),
+    Stage("prune", "prune", ("vocab", "signals"), lambda r: [r.prune, r.teacher, r.signals.batch_tokens]),
+    Stage("distill", "distill", ("prune", "signals"), lambda r: [r.distill, r.seed]),
+    Stage("export", "export", ("distill", "vocab"), lambda r: r.export),
+    Stage("evaluate", "evaluate", ("answers", "signals", "prune", "distill", "export"), lambda r: r.evaluate),
+    Stage(
+        "report", "report", ("prompts", "answers", "vocab", "signals", "prune", "distill", "export", "evaluate"), str
+    ),
+)
+
+
+def stage_named(name: str) -> Stage:
+    """The stage of that name."""
+    return next(stage for stage in STAGES if stage.name == name)
+
+
+def fingerprints(run: Run) -> dict[str, str]:
+    """What each stage's fingerprint should be: recipe, files it names, inputs, format."""
+    # The teacher counts by the hash of its weights, whatever name or path it was given by.
+    identity = TeacherSection(model=teacher_identity(run.recipe.teacher.model, run.home))
+    recipe = run.recipe.model_copy(update={"teacher": identity})
+    known: dict[str, str] = {}
+    for stage in STAGES:
+        asked = _plain(stage.asks(recipe), run.home)
+        inputs = {name: known[name] for name in stage.reads}
+        known[stage.name] = digest([stage.name, stage.format, asked, inputs])
+    return known
+
+
+def _plain(value: Any, home: Path) -> Any:
+    """Recipe parts as JSON; a file counts by what it holds, not by where it lies."""
+    if hasattr(value, "model_dump"):
+        return {name: _plain(getattr(value, name), home) for name in type(value).model_fields}
+    if isinstance(value, list | tuple):
+        return [_plain(part, home) for part in value]
+    if isinstance(value, Path):
+        files = sorted(value.rglob("*")) if value.is_dir() else [value]
+        return [file_hash(file, home) for file in files if file.is_file()]
+    return value
+
+
+@dataclass(frozen=True)
+class StageState:
+    """Where a stage stands: "done", "stale" (made by another recipe, code or input), "partial" or "missing"."""
+
+    name: str
+    state: str
+    entry: dict[str, Any]
+
+
+def states(run: Run) -> Iterator[StageState]:
+    """Every stage's state, in order."""
+    manifest, wanted = run.manifest(), fingerprints(run)
+    for stage in STAGES:
+        made_with = run.fingerprint(stage.name)
+        if made_with == wanted[stage.name]:
+            state = "done"
+        elif run.partial(stage.name).exists():
+            state = "partial"
+        else:
+            state = "missing" if made_with is None else "stale"
+        yield StageState(stage.name, state, manifest.get(stage.name, {}))
+
+
+def run_all(run: Run) -> None:
+    """Do every stage that isn't done; say which were stale."""
+    with run.alone():
+        run.keep_recipe()
+        wanted = fingerprints(run)
+        for standing in list(states(run)):
+            if standing.state != "done":
+                _build(run, stage_named(standing.name), wanted[standing.name], standing.state)
+
+
+def run_stage(run: Run, name: str) -> None:
+    """Do one stage, done before or not. Raises: Problem where a stage it reads is not done."""
+    stage = stage_named(name)
+    with run.alone():
+        standing = {state.name: state.state for state in states(run)}
+        unready = [needed for needed in stage.reads if standing[needed] != "done"]
+        if unready:
+            raise Problem(
+                f"`{name}` reads {', '.join(f'`{needed}` ({standing[needed]})' for needed in unready)}",
+                f"potstill {unready[0]} {run.folder}",
+            )
+        _build(run, stage, fingerprints(run)[name], standing[name])
+
+
+def _build(run: Run, stage: Stage, fingerprint: str, state: str) -> None:
+    note = {"stale": " (was stale: its recipe, input or code has changed)", "partial": " (goes on where it was)"}
+    run.progress.say(f"[{stage.name}]{note.get(state, '')}")
+    with run.building(stage.name, fingerprint) as folder:
+        stage.work(run, folder)

@@ -1,0 +1,192 @@
+"""A run folder: where every stage leaves its work, and what is known about how it was made.
+
+In:  a folder, a recipe, and fingerprints worked out by the conductor.
+Out: paths, whole-or-absent stage folders, `manifest.json`.
+Does not know: what the stages are, what they compute, the terminal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from potstill.machine import peak_memory_mb, usable_cores
+from potstill.problem import Problem
+from potstill.progress import Progress, Silent
+from potstill.recipe import Recipe
+
+LIBRARIES = ("potstill", "torch", "transformers", "accelerate", "safetensors", "tokenizers", "xllamacpp", "gguf")
+
+
+def default_home() -> Path:
+    """POTSTILL_HOME, where teachers and packs lie; ~/.cache/potstill if it is not set."""
+    return Path(os.environ.get("POTSTILL_HOME") or Path.home() / ".cache" / "potstill")
+
+
+def digest(value: object) -> str:
+    """A short, stable hash of anything JSON can hold."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON a person can read, whole or not at all."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON that a stage wrote. Raises: Problem naming the file where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Problem(f"{path} is missing", "Run the stage that writes it again.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise Problem(f"{path} is damaged ({error})", "Delete its folder and run again.") from None
+
+
+@dataclass
+class Run:
+    """One run folder, with everything a stage needs to find its input and leave its output.
+
+    Args:
+        folder: the run folder; made if absent.
+        recipe: what is asked for.
+        home: where teachers lie.
+        progress: where long work reports to.
+    """
+
+    folder: Path
+    recipe: Recipe
+    home: Path = field(default_factory=default_home)
+    progress: Progress = field(default_factory=Silent)
+
+    def stage(self, name: str) -> Path:
+        """Folder of a finished stage. Raises: Problem where it isn't there."""
+        path = self.folder / name
+        if not path.is_dir():
+            raise Problem(f"{path} is missing: the stage `{name}` has not run", f"potstill {name} {self.folder}")
+        return path
+
+    def partial(self, name: str) -> Path:
+        """Folder a stage writes into until it is whole."""
+        return self.folder / f"{name}.partial"
+
+    def stamp(self, partial: Path) -> str:
+        """Fingerprint of the stage that is being built in `partial`, for the headers of what it writes."""
+        path = partial / ".fingerprint"
+        return path.read_text() if path.exists() else ""
+
+    def manifest(self) -> dict[str, Any]:
+        """Stage name → fingerprint, versions, seconds, peak memory; empty for a new run."""
+        path = self.folder / "manifest.json"
+        return dict(read_json(path)["stages"]) if path.exists() else {}
+
+    def fingerprint(self, name: str) -> str | None:
+        """Fingerprint a finished stage was made with; None where there is none."""
+        entry = self.manifest().get(name)
+        return str(entry["fingerprint"]) if entry and (self.folder / name).is_dir() else None
+
+    def keep_recipe(self) -> None:
+        """Write the recipe, with every default spelled out, beside its result."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / "recipe.json", self.recipe.model_dump(mode="json"))
+
+    @contextmanager
+    def building(self, name: str, fingerprint: str) -> Iterator[Path]:
+        """Yield the partial folder of a stage; rename it and note it in the manifest when whole.
+
+        A partial folder of the same fingerprint is kept, so that a killed stage goes on; any other is removed.
+        """
+        partial, stamp = self.partial(name), self.partial(name) / ".fingerprint"
+        if partial.exists() and (not stamp.exists() or stamp.read_text() != fingerprint):
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True, exist_ok=True)
+        write_text(stamp, fingerprint)
+        started, before = time.monotonic(), _seconds_spent(partial)
+        try:
+            yield partial
+        except BaseException:
+            write_text(partial / ".seconds", str(before + time.monotonic() - started))
+            raise
+        self._finish(name, fingerprint, before + time.monotonic() - started)
+
+    def _finish(self, name: str, fingerprint: str, seconds: float) -> None:
+        partial, final = self.partial(name), self.folder / name
+        for hidden in (".fingerprint", ".seconds"):
+            (partial / hidden).unlink(missing_ok=True)
+        stages = self.manifest()
+        stages[name] = {
+            "fingerprint": fingerprint,
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(seconds, 1),
+            "peak_memory_mb": round(peak_memory_mb()),
+            "versions": library_versions(),
+            "machine": describe_machine(),
+        }
+        if final.exists():
+            shutil.rmtree(final)
+        partial.replace(final)
+        write_json(self.folder / "manifest.json", {"recipe": self.recipe.name, "stages": stages})
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the run folder, so that two processes never write into it at once."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / ".lock", timeout=0)
+        try:
+            with lock:
+                yield
+        except Timeout:
+            raise Problem(
+                f"{self.folder} is in use by another potstill", "Wait for it, or give another --run."
+            ) from None
+
+
+def open_run(folder: Path, home: Path | None = None, progress: Progress | None = None) -> Run:
+    """Open the run that lies in `folder`. Raises: Problem where there is none."""
+    path = folder / "recipe.json"
+    if not path.exists():
+        raise Problem(f"{folder} is not a run folder (no recipe.json)", "Start one with: potstill run RECIPE --run DIR")
+    recipe = Recipe.model_validate_json(json.dumps(read_json(path)))
+    return Run(folder, recipe, home or default_home(), progress or Silent())
+
+
+def describe_machine() -> str:
+    """`x86_64, 2 cores, Linux, Python 3.11.7`."""
+    return f"{platform.machine()}, {usable_cores()} cores, {platform.system()}, Python {platform.python_version()}"
+
+
+def library_versions() -> Mapping[str, str]:
+    """Versions of the libraries that shape an artefact, as installed."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _seconds_spent(partial: Path) -> float:
+    path = partial / ".seconds"
+    return float(path.read_text()) if path.exists() else 0.0

@@ -1,0 +1,139 @@
+"""The two forms a teacher's thought is kept in, and what a loss may ask of either.
+
+In:  hidden states after the teacher's last norm, and its head over the kept vocabulary.
+Out: arrays for the disk; `Rows` that answer with divergences.
+Does not know: files, answers, training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from potstill.losses import bucket_kl, forward_kl
+
+Arrays = dict[str, Tensor]
+
+
+class Rows(Protocol):
+    """What the teacher thought at N answer positions."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def divergence(self, student_logits: Tensor, rows: slice, temperature: float) -> Tensor:
+        """T² · KL [n] against the student's logits [n, V] at those rows; see `losses`."""
+
+
+@dataclass(frozen=True)
+class HiddenRows:
+    """All logits, exactly, at any temperature: the head replayed on cached hidden states.
+
+    Args:
+        hidden: [N, D] after the last norm.
+        head: [V, D] the teacher's head over the kept tokens.
+    """
+
+    hidden: Tensor
+    head: Tensor
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.hidden)
+
+    def logits(self, rows: slice) -> Tensor:
+        """[n, V] in the head's dtype."""
+        return self.hidden[rows].to(self.head.dtype) @ self.head.T
+
+    def divergence(self, student_logits: Tensor, rows: slice, temperature: float) -> Tensor:
+        """T² · KL [n] over the whole kept vocabulary."""
+        return forward_kl(self.logits(rows), student_logits, temperature)
+
+
+@dataclass(frozen=True)
+class TopKRows:
+    """K likeliest tokens and the exact mass of the rest, for teachers whose head is out of reach.
+
+    Args:
+        ids: [N, K]; log_probabilities: [N, K] at T = 1.
+        rests: temperature → [N] log Σ exp(log-probability / T) over all other tokens.
+    """
+
+    ids: Tensor
+    log_probabilities: Tensor
+    rests: Mapping[float, Tensor]
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.ids)
+
+    def divergence(self, student_logits: Tensor, rows: slice, temperature: float) -> Tensor:
+        """T² · KL [n] over K tokens and one bucket. Raises: ValueError at a temperature without a stored rest."""
+        known = [stored for stored in self.rests if abs(stored - temperature) < 1e-6]
+        if not known:
+            raise ValueError(f"no rest is stored at T = {temperature}; there is one at {sorted(self.rests)}")
+        rest = self.rests[known[0]][rows]
+        return bucket_kl(self.ids[rows], self.log_probabilities[rows], rest, student_logits, temperature)
+
+
+def quantise_rows(values: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    """int8 with one float16 scale for every `group` neighbours.
+
+    Args:
+        values: [N, D], D divisible by group.
+
+    Returns: int8 [N, D] and float16 scales [N, D / group].
+    """
+    grouped = values.float().unflatten(1, (-1, group))
+    # Divide by the scale as stored, or rounding it to float16 would shift every value.
+    scales = (grouped.abs().amax(dim=-1) / 127).clamp(min=1e-7).half()
+    return (grouped / scales.float()[..., None]).round().clamp(-127, 127).to(torch.int8).flatten(1), scales
+
+
+def dequantise_rows(quantised: Tensor, scales: Tensor) -> Tensor:
+    """float32 [N, D] from `quantise_rows`."""
+    group = quantised.shape[1] // scales.shape[1]
+    values: Tensor = quantised.unflatten(1, (-1, group)).float() * scales.float()[..., None]
+    return values.flatten(1)
+
+
+def encode_states(name: str, states: Tensor, precision: str, group: int) -> Arrays:
+    """Hidden states [N, D] as arrays for the disk, under `name`."""
+    if precision == "float16":
+        return {name: states.half()}
+    quantised, scales = quantise_rows(states, group)
+    return {name: quantised, f"{name}.scale": scales}
+
+
+def decode_states(name: str, arrays: Mapping[str, Tensor]) -> Tensor:
+    """float32 [N, D] from `encode_states`."""
+    if f"{name}.scale" in arrays:
+        return dequantise_rows(arrays[name], arrays[f"{name}.scale"])
+    return arrays[name].float()
+
+
+def encode_topk(hidden: Tensor, head: Tensor, k: int, temperatures: Sequence[float], chunk: int = 256) -> Arrays:
+    """Top-k ids, log-probabilities, and the rest's log-mass at each temperature.
+
+    Args:
+        hidden: [N, D]; head: [V, D]; k: at most V.
+
+    Returns: `topk.ids` int32 [N, K], `topk.log_probabilities` float32 [N, K], `topk.rests` float32 [N, temperatures].
+    """
+    ids, log_probabilities, rests = [], [], []
+    for part in hidden.split(chunk):
+        scores = (part.to(head.dtype) @ head.T).float().log_softmax(dim=-1)
+        top = scores.topk(min(k, scores.shape[1]), dim=-1)
+        others = scores.scatter(1, top.indices, float("-inf"))
+        ids.append(top.indices.int())
+        log_probabilities.append(top.values)
+        rests.append(torch.stack([(others / temperature).logsumexp(dim=-1) for temperature in temperatures], dim=1))
+    return {
+        "topk.ids": torch.cat(ids),
+        "topk.log_probabilities": torch.cat(log_probabilities),
+        "topk.rests": torch.cat(rests),
+    }

@@ -1,0 +1,150 @@
+"""Training: the teacher stays put, accumulation is a big batch, a kill changes nothing."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from test_store import build_store
+from transformers import PreTrainedModel
+
+from potstill.distill import Log, newest_checkpoint, training_arguments
+from potstill.distill.batches import LengthBatches, collate
+from potstill.distill.schedule import StepCount
+from potstill.distill.trainer import DistillTrainer, Pace
+from potstill.progress import Silent
+from potstill.recipe import Recipe, validate_recipe
+from potstill.signals.store import SignalStore
+
+
+def recipe_with(**distill: object) -> Recipe:
+    settings = {"epochs": 2.0, "learning_rate": 1e-3, "still_steps": 0, "batch_tokens": 40, "chunk_rows": 4}
+    return validate_recipe({"name": "t", "distill": settings | distill}, "test")
+
+
+def train(
+    student: PreTrainedModel,
+    store: SignalStore,
+    folder: Path,
+    recipe: Recipe,
+    resume: Path | None = None,
+    stop: int = 0,
+) -> list[dict[str, float]]:
+    """Train in float32; `stop` ends it after so many steps, as a kill would, with a checkpoint of the last one."""
+    folder.mkdir(exist_ok=True)
+    log = Log(folder / "log.jsonl")
+    log.keep_steps(int(resume.name.split("-")[1]) if resume else 0)
+
+    class Killed(Exception):
+        pass
+
+    def report(step: int, progress: float, seconds: float) -> None:
+        log.write(step, progress, seconds)
+        if stop and step > stop:
+            raise Killed
+
+    arguments = training_arguments(recipe, folder)
+    arguments.bf16 = False
+    with Silent().task("", 1, "") as task:
+        log.task = task
+        pace = Pace(StepCount(total=1), recipe.distill.checkpoint_seconds, report)
+        trainer = DistillTrainer(student, store, recipe.distill, arguments, pace, recipe.seed)
+        log.meter = trainer.meter
+        try:
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        except Killed:
+            pass
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def changed(model: PreTrainedModel, seed: int) -> PreTrainedModel:
+    other = copy.deepcopy(model)
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=random))
+    return other
+
+
+def largest_difference(one: PreTrainedModel, other: PreTrainedModel) -> float:
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return max(float((a - b).detach().abs().max()) for a, b in pairs)
+
+
+def test_a_student_that_is_the_teacher_has_nothing_to_learn(tiny_model: PreTrainedModel, tmp_path: Path) -> None:
+    store = build_store(tiny_model, tmp_path / "s", "hidden", "float16", layers=(2,))
+    recipe = recipe_with(hidden_pairs=[{"student": 2, "teacher": 2}])
+    lines = train(copy.deepcopy(tiny_model), store, tmp_path / "run", recipe_with(learning_rate=1e-9))
+    assert all(line["kl"] < 2e-4 for line in lines)
+    lines = train(
+        copy.deepcopy(tiny_model),
+        store,
+        tmp_path / "paired",
+        recipe.model_copy(update={"distill": recipe.distill.model_copy(update={"learning_rate": 1e-9})}),
+    )
+    assert all(line["hidden_2_2"] < 1e-5 for line in lines)
+
+
+@pytest.mark.parametrize("kind", ["hidden", "topk"])
+def test_training_brings_the_student_nearer(tiny_model: PreTrainedModel, tmp_path: Path, kind: str) -> None:
+    store = build_store(tiny_model, tmp_path / "s", kind)
+    lines = train(changed(tiny_model, 1), store, tmp_path / "run", recipe_with(epochs=8.0))
+    assert lines[-1]["kl"] < 0.5 * lines[0]["kl"]
+
+
+def test_eight_small_batches_are_one_big_batch(tiny_model: PreTrainedModel, tmp_path: Path) -> None:
+    store = build_store(tiny_model, tmp_path / "s", "hidden")
+    small, big = changed(tiny_model, 2), changed(tiny_model, 2)
+    pieces = len(LengthBatches([len(e.ids) for e in store.examples], 1, 0))
+    train(small, store, tmp_path / "small", recipe_with(epochs=3.0, batch_tokens=32, accumulation=pieces))
+    train(big, store, tmp_path / "big", recipe_with(epochs=3.0, batch_tokens=10_000, accumulation=1))
+    assert largest_difference(small, changed(tiny_model, 2)) > 1e-3
+    assert largest_difference(small, big) < 0.02 * largest_difference(small, changed(tiny_model, 2))
+
+
+def test_killed_and_resumed_is_never_killed(tiny_model: PreTrainedModel, tmp_path: Path) -> None:
+    store = build_store(tiny_model, tmp_path / "s", "hidden")
+    recipe = recipe_with(checkpoint_seconds=1e-6)
+    whole = changed(tiny_model, 3)
+    expected = train(whole, store, tmp_path / "whole", recipe)
+    killed = tmp_path / "killed"
+    train(changed(tiny_model, 3), store, killed, recipe, stop=4)
+    checkpoint = newest_checkpoint(killed)
+    assert checkpoint is not None
+    assert not list(checkpoint.glob("*.pt")) + list(checkpoint.glob("*.pth")) + list(checkpoint.glob("*.bin"))
+    resumed = type(tiny_model).from_pretrained(checkpoint, dtype="float32")
+    lines = train(resumed, store, killed, recipe, resume=checkpoint)
+    assert [line["step"] for line in lines] == [line["step"] for line in expected]
+    assert [line["loss"] for line in lines] == pytest.approx([line["loss"] for line in expected], rel=1e-5)
+    assert largest_difference(resumed, whole) < 1e-6
+
+
+def test_still_steps_move_nothing(tiny_model: PreTrainedModel, tmp_path: Path) -> None:
+    store = build_store(tiny_model, tmp_path / "s", "hidden")
+    student = changed(tiny_model, 4)
+    train(student, store, tmp_path / "run", recipe_with(epochs=1.0, still_steps=1000))
+    assert largest_difference(student, changed(tiny_model, 4)) == 0.0
+
+
+def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path, tiny_model: PreTrainedModel) -> None:
+    store = build_store(tiny_model, tmp_path / "s", "hidden")
+    train(changed(tiny_model, 5), store, tmp_path / "run", recipe_with(checkpoint_seconds=1e-6), stop=3)
+    newest = newest_checkpoint(tmp_path / "run")
+    assert newest is not None
+    weights = newest / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    older = newest_checkpoint(tmp_path / "run")
+    assert older is not None
+    assert int(older.name.split("-")[1]) < int(newest.name.split("-")[1])
+
+
+def test_rows_point_at_the_positions_that_predict(tiny_model: PreTrainedModel, tmp_path: Path) -> None:
+    store = build_store(tiny_model, tmp_path / "s", "hidden")
+    batch = collate(store.examples, [4, 1])
+    flat = batch["input_ids"].flatten()
+    # The token after a row is its label, wherever the row lies.
+    assert torch.equal(flat[batch["rows"] + 1], batch["labels"])
+    assert len(batch["labels"]) == sum(store.examples[index].rows for index in (4, 1))

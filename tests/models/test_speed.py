@@ -1,0 +1,123 @@
+"""Speed is measured in processes of their own, fairly, and the fastest thread setting is found."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from potstill.models import speed
+from potstill.models.engine import Threads, default_threads
+from potstill.models.speed import SpeedSample, alternate, best_threads, candidate_threads, measure
+from potstill.problem import Problem
+from potstill.progress import Silent
+
+QUESTIONS = [[{"role": "user", "content": text}] for text in ("你好", "写一首诗。", "1+1")]
+ONE = Threads(decode=1, prefill=1, waiting="PASSIVE")
+TWO = Threads(decode=2, prefill=2, waiting="ACTIVE")
+
+
+def sample(rate: float) -> SpeedSample:
+    return SpeedSample(
+        load_s=1.0,
+        first_token_ms=(1.0,),
+        decode_tok_s=(rate / 2, rate, rate * 100),
+        peak_mb=1.0,
+        prompt_tokens=(1,),
+        waiting="PASSIVE",
+    )
+
+
+def test_every_prompt_is_measured_with_the_threads_asked_for(tiny_gguf: Path) -> None:
+    result = measure(tiny_gguf, TWO, QUESTIONS, new_tokens=8, context=64)
+
+    assert len(result.first_token_ms) == len(result.decode_tok_s) == len(QUESTIONS)
+    assert all(number > 0 for number in (result.load_s, *result.first_token_ms, *result.decode_tok_s))
+    assert result.waiting == "ACTIVE"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no resource module")
+def test_the_peak_is_the_measured_process_s_own(tiny_gguf: Path) -> None:
+    large = np.ones(50_000_000)  # 400 MB: ru_maxrss of a child would show them
+
+    result = measure(tiny_gguf, ONE, QUESTIONS[:1], new_tokens=2, context=64)
+
+    assert large[0] == 1
+    assert 10 < result.peak_mb < 300
+
+
+def test_a_prompt_without_room_is_refused_in_the_parent_s_words(tiny_gguf: Path) -> None:
+    with pytest.raises(Problem, match="exceed a context of 32") as caught:
+        measure(tiny_gguf, ONE, [[{"role": "user", "content": "你好" * 50}]], new_tokens=8, context=32)
+
+    assert "larger context" in caught.value.remedy
+
+
+def test_bad_files_are_refused(tiny_gguf: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.gguf"
+    other.write_bytes(tiny_gguf.read_bytes().replace(b"qwen2", b"qwenX"))
+
+    for path in (tmp_path / "missing.gguf", other):
+        with pytest.raises(Problem, match=path.name):
+            measure(path, ONE, QUESTIONS, new_tokens=4, context=64)
+
+
+def test_patience_ends(tiny_gguf: Path) -> None:
+    with pytest.raises(TimeoutError, match=tiny_gguf.name):
+        measure(tiny_gguf, ONE, QUESTIONS, new_tokens=4, context=64, patience_s=0.01)
+
+
+def test_models_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    def note(gguf: Path, threads: Threads, *_: object, **__: object) -> SpeedSample:
+        order.append(f"{gguf.name} {threads.waiting}")
+        return sample(len(order))
+
+    monkeypatch.setattr(speed, "measure", note)
+    models = {"teacher": (Path("t"), ONE), "student": (Path("s"), TWO)}
+
+    samples = alternate(models, QUESTIONS, rounds=2, new_tokens=4, context=64, progress=Silent())
+
+    assert order == ["t PASSIVE", "s ACTIVE"] * 2
+    assert samples == {"teacher": [sample(1), sample(3)], "student": [sample(2), sample(4)]}
+
+
+def test_the_fastest_by_median_wins_and_one_that_never_ends_loses(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: dict[int, float] = {1: 30.0, 2: 50.0, 3: 40.0}
+
+    def pretend(gguf: Path, threads: Threads, *_: object, patience_s: float | None, **__: object) -> SpeedSample:
+        assert (patience_s is None) == (threads.decode == 1)  # only the first has all the time it wants
+        if threads.decode == 4:
+            raise TimeoutError
+        return sample(rates[threads.decode])
+
+    monkeypatch.setattr(speed, "measure", pretend)
+    candidates = [Threads(decode=count, prefill=4, waiting="PASSIVE") for count in (1, 2, 3, 4)]
+
+    assert best_threads(Path("x"), candidates, QUESTIONS, new_tokens=4, context=64) == candidates[1]
+
+
+def test_active_waiting_is_tried_on_an_idle_machine_only() -> None:
+    assert candidate_threads(4, idle=True)[0] == candidate_threads(4, idle=False)[0] == default_threads(4)
+    assert {threads.waiting for threads in candidate_threads(4, idle=False)} == {"PASSIVE"}
+    assert Threads(decode=4, prefill=4, waiting="ACTIVE") in candidate_threads(4, idle=True)
+    assert candidate_threads(1, idle=True) == [default_threads(1)]
+
+
+@pytest.mark.parametrize(("at_rest", "idle"), [(100, True), (80, True), (70, False), (0, False)])
+def test_idleness_is_the_share_of_ticks_at_rest(monkeypatch: pytest.MonkeyPatch, at_rest: int, idle: bool) -> None:
+    looks = iter([(1000, 500), (1100, 500 + at_rest)])
+    monkeypatch.setattr(speed, "_processor_times", lambda: next(looks))
+    monkeypatch.setattr(speed, "_LOOK_S", 0)
+
+    assert speed.is_idle() is idle
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/stat")
+def test_ticks_at_rest_are_among_all_ticks() -> None:
+    total, at_rest = speed._processor_times()
+
+    assert 0 < at_rest < total

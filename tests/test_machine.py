@@ -1,0 +1,107 @@
+"""What the machine can do: container limits are honoured, rates are plausible.
+
+In:  made-up control group folders; this machine.
+Out: the smaller of two limits, positive rates, the format that is clearly faster.
+Does not know: how fast any machine is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from potstill import machine
+from potstill.machine import Machine
+
+QUIET = Machine(
+    cores=2,
+    memory_mb=1000.0,
+    disk_free_mb=1000.0,
+    float32_gflops=100.0,
+    bfloat16_gflops=100.0,
+    bandwidth_gb_s=10.0,
+)
+
+
+def write(folder: Path, **files: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text, encoding="ascii")
+    return folder
+
+
+def test_no_limits_means_all_cores_of_this_process(tmp_path: Path) -> None:
+    unlimited = write(tmp_path, cpu__max="max 100000\n")
+
+    assert machine.usable_cores(unlimited) == machine.usable_cores(tmp_path / "missing") >= 1
+
+
+@pytest.mark.parametrize("quota", ["150000 100000\n", "50000 100000\n"])
+def test_a_quota_of_less_than_two_cores_is_one_core(tmp_path: Path, quota: str) -> None:
+    assert machine.usable_cores(write(tmp_path, cpu__max=quota)) == 1
+
+
+def test_the_first_version_of_control_groups_is_read_too(tmp_path: Path) -> None:
+    write(tmp_path / "cpu", cpu__cfs_quota_us="100000\n", cpu__cfs_period_us="100000\n")
+    write(tmp_path / "memory", memory__limit_in_bytes="3000000\n", memory__usage_in_bytes="1000000\n")
+
+    assert machine.usable_cores(tmp_path) == 1
+    assert machine.available_memory_mb(tmp_path) == 2.0
+
+
+def test_memory_is_what_the_limit_leaves_and_file_pages_can_be_dropped(tmp_path: Path) -> None:
+    limited = write(
+        tmp_path,
+        memory__max="8000000\n",
+        memory__current="6000000\n",
+        memory__stat="anon 5\ninactive_file 1000000\n",
+    )
+
+    assert machine.available_memory_mb(limited) == 3.0
+    assert machine.available_memory_mb(write(tmp_path, memory__max="max\n")) > 3.0
+
+
+def test_a_full_container_has_no_memory_left_rather_than_less_than_none(tmp_path: Path) -> None:
+    assert machine.available_memory_mb(write(tmp_path, memory__max="10", memory__current="20")) == 0.0
+
+
+def test_the_disk_of_a_folder_that_is_not_there_yet_is_its_parents(tmp_path: Path) -> None:
+    assert machine.disk_free_mb(tmp_path / "runs" / "first") == pytest.approx(machine.disk_free_mb(tmp_path), rel=0.1)
+
+
+def test_bfloat16_must_be_clearly_faster() -> None:
+    assert machine.training_dtype(QUIET) == "float32"
+    assert machine.training_dtype(replace(QUIET, bfloat16_gflops=129.0)) == "float32"
+    assert machine.training_dtype(replace(QUIET, bfloat16_gflops=131.0)) == "bfloat16"
+
+
+def test_a_probe_measures_something_of_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "COPIED_BYTES", 1 << 20)
+
+    found = machine.probe(0.03, tmp_path)
+
+    assert min(found.cores, found.memory_mb, found.disk_free_mb, found.bandwidth_gb_s) > 0
+    assert min(found.float32_gflops, found.bfloat16_gflops) > 0
+    assert machine.fastest_dtype(0.01) in ("float32", "bfloat16")
+
+
+def test_a_probe_leaves_the_random_numbers_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    machine.fastest_dtype(0.01)
+
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_peak_memory_rises_with_what_is_used_and_never_falls() -> None:
+    before = machine.peak_memory_mb()
+    block = torch.ones(round(before * 1e6) // 4 + 10_000_000)
+    during = machine.peak_memory_mb()
+    del block
+
+    assert during > before
+    assert machine.peak_memory_mb() > 0.99 * during  # the kernel counts in batches
