@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import statistics
 import sys
 from pathlib import Path
 
+from potstill.machine import usable_cores
 from potstill.models.engine import Messages, Threads
 from potstill.models.speed import SpeedSample, alternate, candidate_threads, is_idle
 from potstill.problem import Problem
@@ -80,7 +80,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("students", type=Path, nargs="*", help="GGUFs to compare")
     parser.add_argument("--rounds", type=int, default=3, help="times that everything is measured (3)")
     parser.add_argument("--tokens", type=int, default=64, help="tokens written for each question (64)")
-    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="cores to use (all)")
+    parser.add_argument("--cores", type=int, default=usable_cores(), help="cores to use (all)")
     parser.add_argument("--active", action="store_true", help="measure active waiting on a busy machine too")
     return parser.parse_args()
 

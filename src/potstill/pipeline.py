@@ -44,7 +44,7 @@ class Stage:
 STAGES = (
     Stage("prompts", "collect", (), lambda r: [r.prompts, r.seed]),
     Stage("answers", "write_answers", ("prompts",), lambda r: [r.answers, r.teacher, r.seed]),
-    Stage("vocab", "build_vocabulary", ("answers",), lambda r: [r.vocab, r.teacher]),
+    Stage("vocab", "build_vocabulary", ("answers",), lambda r: [r.vocab, r.teacher, r.signals.context]),
     Stage(
         "signals",
         "teach",

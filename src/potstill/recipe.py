@@ -76,7 +76,10 @@ class VocabSection(Section):
 
     size: int = Field(32768, ge=512, multiple_of=64, description="Tokens kept, special ones included.")
     texts: tuple[Path, ...] = Field((), description="Text files whose tokens should be kept too.")
-    coverage_tokens: int = Field(2048, ge=0, description="Answer tokens on which the kept probability is measured.")
+    expectation_tokens: int = Field(
+        8192, ge=0, description="Training answer tokens whose distributions say which unseen tokens the teacher likes."
+    )
+    coverage_tokens: int = Field(2048, ge=0, description="Held-out answer tokens that measure the kept probability.")
 
 
 class SignalsSection(Section):

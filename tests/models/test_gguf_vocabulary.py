@@ -141,7 +141,7 @@ class TestRefuses:
     """A tokenizer that llama.cpp would read differently."""
 
     def test_none_at_all(self, tmp_path: Path) -> None:
-        with pytest.raises(Problem, match="tokenizer.json is not there"):
+        with pytest.raises(Problem, match=r"tokenizer.json is not there"):
             read_vocabulary(tmp_path, VOCABULARY)
 
     def test_more_tokens_than_rows(self, copy: Path) -> None:
@@ -156,7 +156,7 @@ class TestRefuses:
     def test_an_unknown_rule_for_splitting(self, copy: Path) -> None:
         steps = {"type": "Sequence", "pretokenizers": [{"type": "Digits"}, {"type": "ByteLevel"}]}
         change(copy / "tokenizer.json", lambda content: content.update(pre_tokenizer=steps))
-        with pytest.raises(Problem, match="no name here.*qwen2"):
+        with pytest.raises(Problem, match=r"no name here.*qwen2"):
             read_vocabulary(copy, VOCABULARY)
 
     def test_greedy_special_tokens_of_a_stranger(self, copy: Path) -> None:

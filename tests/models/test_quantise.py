@@ -108,7 +108,7 @@ def test_rows_that_divide_by_nothing_become_float16(quantisation: str) -> None:
 
 
 def test_an_unknown_quantisation_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(Problem, match="Q4_X.*Q4_0"):
+    with pytest.raises(Problem, match=r"Q4_X.*Q4_0"):
         plan_types(STUDENT, "Q4_X")
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from potstill.problem import Problem
+from potstill.progress import Silent
 from potstill.prompts import Prompt, collect, golden, read_prompts, write_prompts
 from potstill.prompts.evaluation import evaluation_sets
-from potstill.progress import Silent
 from potstill.recipe import Recipe
 from potstill.run import Run, read_json
 

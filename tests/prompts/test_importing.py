@@ -36,7 +36,7 @@ def bad(found: list[Question | BadLine]) -> list[tuple[str, str]]:
 def test_json_lines(tmp_path: Path) -> None:
     found = read(
         tmp_path / "own.jsonl",
-        '\ufeff{"prompt": " 怎么煮面？ ", "answer": "水开下面。", "category": "cooking", "id": 7}\n\n{"prompt": "再见"}',
+        '\ufeff{"prompt": " 怎么煮面？ ", "answer": "水开下面。", "category": "cooking"}\n\n{"prompt": "再见"}',
     )
     assert found == [
         Question("怎么煮面？", "cooking", "水开下面。", tmp_path / "own.jsonl", "1"),
@@ -117,16 +117,12 @@ def test_csv(tmp_path: Path) -> None:
 
 
 @given(rows=st.lists(st.tuples(st.text(), st.text()), min_size=1))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_csv_reads_back_what_was_written(rows: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("csv") / "own.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("prompt", "answer"), *rows])
-    expected = [
-        (normalise(text), normalise(answer) or None)
-        # What Python's writer makes of "\r" inside a cell depends on its version; it is quoted either way.
-        for text, answer in rows
-    ]
+    expected = [(normalise(text), normalise(answer) or None) for text, answer in rows]
     found = [(one.text, one.given) if isinstance(one, Question) else ("", None) for one in read(path)]
     assert [pair for pair in found if pair[0]] == [pair for pair in expected if pair[0]]
 
@@ -183,7 +179,7 @@ def test_saved_dataset(tmp_path: Path) -> None:
         Question("乙？", "own", None, tmp_path / "one", "3"),
     ]
     datasets.DatasetDict({"train": dataset, "test": dataset}).save_to_disk(tmp_path / "two")
-    with pytest.raises(Problem, match="holds several splits.*Name one of them"):
+    with pytest.raises(Problem, match=r"holds several splits.*Name one of them"):
         read(tmp_path / "two")
     assert len(read(tmp_path / "two" / "train")) == 3
     with pytest.raises(Problem, match="no column `question`"):
@@ -199,8 +195,8 @@ def test_dataset_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyP
         read(tmp_path)
 
 
-@given(st.lists(st.text().filter(normalise), min_size=1))
-@settings(deadline=None)
+@given(prompts=st.lists(st.text().filter(normalise), min_size=1))
+@settings(deadline=None, max_examples=50)
 def test_json_reads_back_what_was_written(prompts: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("jsonl") / "own.jsonl"
     lines = [json.dumps({"prompt": text}, ensure_ascii=place % 2 == 0) for place, text in enumerate(prompts)]

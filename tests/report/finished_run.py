@@ -73,25 +73,28 @@ def scorecard() -> dict[str, dict[str, dict[str, Any]]]:
             "student": reading(85.36, None, None, 1, "MB"),
         },
         "fidelity.kl": {
+            "teacher": reading(0.0, 0.0, 0.0, 40, "nats"),
             "cut": reading(6.91, 6.78, 7.05, 40, "nats"),
             "healed": reading(1.57, 1.49, 1.66, 40, "nats"),
             "student": reading(1.184, 1.112, 1.261, 40, "nats"),
         },
         "fidelity.top1": {
+            "teacher": reading(1.0, 1.0, 1.0, 40, "share"),
             "cut": reading(0.021, 0.017, 0.026, 40, "share"),
             "healed": reading(0.461, 0.443, 0.478, 40, "share"),
             "student": reading(0.523, 0.505, 0.541, 40, "share"),
         },
         "fidelity.top5": {
+            "teacher": reading(1.0, 1.0, 1.0, 40, "share"),
             "cut": reading(0.064, 0.055, 0.073, 40, "share"),
             "healed": reading(0.712, 0.694, 0.729, 40, "share"),
             "student": reading(0.773, 0.757, 0.789, 40, "share"),
         },
         "fidelity.perplexity": {
-            "teacher": reading(1.84, 1.79, 1.9, 40, ""),
-            "cut": reading(2310.0, 1980.0, 2700.0, 40, ""),
-            "healed": reading(9.12, 8.4, 9.9, 40, ""),
-            "student": reading(6.03, 5.6, 6.5, 40, ""),
+            "teacher": reading(1.84, 1.79, 1.9, 40, "perplexity"),
+            "cut": reading(2310.0, 1980.0, 2700.0, 40, "perplexity"),
+            "healed": reading(9.12, 8.4, 9.9, 40, "perplexity"),
+            "student": reading(6.03, 5.6, 6.5, 40, "perplexity"),
         },
     }
 
@@ -103,7 +106,8 @@ def samples() -> list[dict[str, str]]:
             "id": "everyday-027",
             "category": "everyday",
             "prompt": "阳台上的绿萝叶子发黄，一周浇两次水，是浇多了还是浇少了？",
-            "teacher": "叶子发黄多半是浇多了。\n\n1. 先摸土：手指插进去两厘米，还湿就别浇。\n2. 看黄叶位置：下部老叶先黄、发软，是积水；"
+            "teacher": "叶子发黄多半是浇多了。\n\n1. 先摸土：手指插进去两厘米，还湿就别浇。\n"
+            "2. 看黄叶位置：下部老叶先黄、发软，是积水；"
             "叶尖干枯发脆，才是缺水。\n3. 换成“见干见湿”：表层干透再一次浇透，倒掉托盘里的水。",
             "student": "绿萝的叶子发黄，一般是因为浇水太多。可以先摸一摸土，如果土还是湿的，就不要浇水。"
             "绿萝喜欢喜欢湿润的环境，所以每天都要浇水。",
@@ -121,11 +125,17 @@ def samples() -> list[dict[str, str]]:
             "prompt": "用 Python 写函数 count_words(text)，返回每个单词出现的次数，不分大小写。",
             "teacher": "```python\nfrom collections import Counter\n\n\ndef count_words(text):\n"
             "    return Counter(text.lower().split())\n```\n\n`split()` 按空白切分，`Counter` 负责计数。",
-            "student": "```python\ndef count_words(text):\n    words = text.split()\n    count = {}\n    for word in words:\n"
-            "        if word in count:\n            count[word] += 1\n    return count\n```",
+            "student": "```python\ndef count_words(text):\n    words = text.split()\n    count = {}\n"
+            "    for word in words:\n        if word in count:\n            count[word] += 1\n    return count\n```",
         },
-        {"id": "everyday-072", "category": "everyday", "prompt": "一句话说清楚什么是保质期。", "teacher": "食品在规定条件下保持品质的期限。", "student": ""},
-    ]  # fmt: skip
+        {
+            "id": "everyday-072",
+            "category": "everyday",
+            "prompt": "一句话说清楚什么是保质期。",
+            "teacher": "食品在规定条件下保持品质的期限。",
+            "student": "",
+        },
+    ]
 
 
 def training_log(steps: int) -> list[dict[str, Any]]:
@@ -152,7 +162,13 @@ def _reports() -> dict[str, dict[str, Any] | None]:
                            "office": {"train": 56, "held-out": 14}},
             "given": 0, "dropped": {"exact": 1, "near": 3, "overlap": {}, "limit": 0, "bad": 0},
         },
-        "answers": {"n": 200, "tokens": 41873, "finish": {"stop": 176, "length": 24}, "shipped": True},
+        "answers": {
+            "answers": 200, "tokens": 41873, "finish": {"stop": 176, "length": 24, "given": 0},
+            "origin": {"written": 0, "written_before": 0, "shipped": 200, "given": 0}, "empty": [], "too_long": [],
+            "longest_prompt": 448, "seconds": 0.0, "tokens_per_second": None,
+            "teacher": "qwen2.5-coder-0.5b-instruct", "teacher_sha256": "1d96" * 16,
+            "settings": {"temperature": 0.7, "top_p": 0.8, "top_k": 20}, "seed": 0,
+        },
         "vocab": {"size": 32768, "lengthening": 1.0213, "kept_probability": 0.9934, "measured_tokens": 8412,
                   "used_by_training_text": 6120},
         "signals": {"answers": 200, "tokens_read": 58210, "answer_tokens": 42310, "bytes_per_token": 910.2,

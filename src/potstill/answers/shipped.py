@@ -11,6 +11,7 @@ import hashlib
 import importlib.resources
 import json
 from collections.abc import Iterable, Mapping
+from importlib.resources.abc import Traversable
 from typing import Any
 
 from potstill.answers.answer import Answer
@@ -30,16 +31,21 @@ def golden_hash(prompts: Iterable[Prompt]) -> str:
     return hashlib.sha256("".join(f"{one.id}\0{one.text}\0" for one in prompts).encode()).hexdigest()
 
 
+def package_folder() -> Traversable:
+    """Where the shipped answers lie."""
+    return importlib.resources.files("potstill.answers")
+
+
 def shipped_answers(
-    prompts: Iterable[Prompt], teacher_sha256: str, settings: Settings
+    folder: Traversable, prompts: Iterable[Prompt], teacher_sha256: str, settings: Settings
 ) -> tuple[dict[str, Answer], str]:
     """Answers by prompt id to those of `prompts` that are answered here; and why there are none, '' if there are.
 
     Args:
+        folder: with both files, or without either.
         teacher_sha256: identity of the teacher that would write otherwise.
         settings: as `settings_of` gives them.
     """
-    folder = importlib.resources.files("potstill.answers")
     if not (folder / ORIGIN_FILE).is_file():
         return {}, "none ship with this potstill"
     origin: dict[str, Any] = json.loads((folder / ORIGIN_FILE).read_text(encoding="utf-8"))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from potstill.answers.answer import Answer, AnswerLog, save_answers
 from potstill.answers.settings import answer_seed, sampling_of, settings_of
-from potstill.answers.shipped import shipped_answers
+from potstill.answers.shipped import package_folder, shipped_answers
 from potstill.machine import usable_cores
 from potstill.models.conversation import messages
 from potstill.problem import Problem
@@ -104,7 +104,7 @@ def _already_answered(run: Run, prompts: Sequence[Prompt], teacher: Teacher, log
         run.progress.say(f"answers: {work.resumed:,} were finished before, going on from there")
     ours = [prompt for prompt in prompts if prompt.source == GOLDEN and prompt.id not in work.answers]
     if ours and not run.recipe.answers.fresh:
-        shipped, why_not = shipped_answers(ours, teacher.sha256, settings_of(run.recipe.answers))
+        shipped, why_not = shipped_answers(package_folder(), ours, teacher.sha256, settings_of(run.recipe.answers))
         work.answers |= shipped
         work.shipped = len(shipped)
         run.progress.say(

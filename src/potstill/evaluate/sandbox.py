@@ -37,7 +37,7 @@ from potstill.problem import Problem
 Status = Literal["ok", "error", "timeout", "memory", "killed"]
 
 EXCEEDED: dict[str | None, Status] = {"cpu": "timeout", "memory": "memory"}
-SETUP_S, DRAIN_S, LATE_S = 20.0, 5.0, 1.0
+SETUP_S, DRAIN_S, LATE_S = 60.0, 5.0, 1.0
 MOST_FILES = 20_000
 CHILD = Path(__file__).with_name("sandbox_child.py")
 PROBE = """
@@ -150,7 +150,7 @@ def try_walls(kind: str) -> Confinement:
     """Build the walls of one kind (`bubblewrap` or `namespaces`), and look for holes from within."""
     if kind == "bubblewrap" and shutil.which("bwrap") is None:
         return Confinement(False, (), "bubblewrap: not installed")
-    limits = Limits(cpu_s=5, wall_s=10, memory_mb=256, processes=4, file_mb=1, output_kb=16)
+    limits = Limits(cpu_s=5, wall_s=60, memory_mb=256, processes=4, file_mb=1, output_kb=16)
     try:
         trial = _Run(PROBE.format(secret=walls.secret_folders()), limits, kind)
         outcome = trial.run()

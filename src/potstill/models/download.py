@@ -29,7 +29,7 @@ CHUNK = 1 << 20
 PIP_RETRIES = "2"
 
 
-class Unavailable(Exception):  # noqa: N818 - it says what is so, as Problem does
+class Unavailable(Exception):
     """A source can't be reached, or doesn't have the file; the text says which and why, in a few words."""
 
 

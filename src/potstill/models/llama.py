@@ -145,13 +145,14 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
 class LlamaReader:
     """A model that reads: token ids in, logits out. Use it as a context manager, or call `close`."""
 
-    def __init__(self, gguf: Path, *, context: int, threads: int) -> None:
+    def __init__(self, gguf: Path, *, context: int, threads: int, exact: bool = False) -> None:
         """Load a model.
 
         Args:
             gguf: the file.
             context: longest sequence, in tokens.
             threads: all of them read.
+            exact: keep attention in float32, to compare files; otherwise as llama.cpp runs by default.
 
         Raises: Problem where the file is missing, damaged or unknown to llama.cpp, or where this build of
             llama.cpp has another interface.
@@ -159,7 +160,7 @@ class LlamaReader:
         from potstill.models.gguf_reader import check_gguf
 
         check_gguf(gguf)
-        self.gguf, self.context, self.threads = gguf, context, threads
+        self.gguf, self.context, self.threads, self.exact = gguf, context, threads, exact
         self._llama = _interface()
         defaults = self._llama.llama_model_default_params()
         self._model = self._llama.llama_model_load_from_file(bytes(gguf), defaults)
@@ -236,6 +237,8 @@ class LlamaReader:
         parameters.n_batch = parameters.n_ubatch = _CHUNK
         parameters.n_outputs_max_per_seq = 0  # all; the default allows one position a sequence
         parameters.n_threads = parameters.n_threads_batch = self.threads
+        if self.exact:  # no float16 cache, no flash attention
+            parameters.type_k = parameters.type_v = parameters.flash_attn_type = 0
         return parameters
 
     def _check(self, token_ids: Sequence[int], start: int) -> None:

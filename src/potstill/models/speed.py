@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -23,11 +22,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from potstill.machine import peak_memory_mb
 from potstill.models.engine import Engine, Messages, Sampling, Threads, default_threads
 from potstill.problem import Problem
 from potstill.progress import Progress
 
-_BUSY_SHARE = 0.25
+_BUSY_PERCENT = 25.0
 _LOOK_S = 0.5
 _PROBE_TOKENS = 24
 _PROBE_CONTEXT = 256
@@ -174,22 +174,11 @@ def candidate_threads(cores: int, *, idle: bool) -> list[Threads]:
 def is_idle() -> bool:
     """Whether less than a quarter of the machine is in use, by half a second's look.
 
-    The load average would still show a training that ended a minute ago; without Linux it has to do.
+    The load average would still show a training that ended a minute ago.
     """
-    try:
-        before, at_rest_before = _processor_times()
-        time.sleep(_LOOK_S)
-        after, at_rest_after = _processor_times()
-    except OSError:
-        return os.getloadavg()[0] < _BUSY_SHARE * (os.cpu_count() or 1)
-    return 1 - (at_rest_after - at_rest_before) / max(1, after - before) < _BUSY_SHARE
+    import psutil
 
-
-def _processor_times() -> tuple[int, int]:
-    """Ticks of all cores since the start of the system: in all, and at rest."""
-    first = Path("/proc/stat").read_text(encoding="utf-8").splitlines()[0]
-    ticks = [int(number) for number in first.split()[1:9]]
-    return sum(ticks), ticks[3] + ticks[4]
+    return float(psutil.cpu_percent(interval=_LOOK_S)) < _BUSY_PERCENT
 
 
 def _run(job: dict[str, Any], patience_s: float | None) -> dict[str, Any]:
@@ -230,7 +219,7 @@ def _measure_here(job: dict[str, Any]) -> SpeedSample:
             load_s=load_s,
             first_token_ms=tuple(1000 * reply.first_token_s for reply in replies),
             decode_tok_s=tuple((reply.tokens - 1) / reply.decode_s for reply in replies),
-            peak_mb=_peak_bytes() / 1e6,
+            peak_mb=peak_memory_mb(),
             prompt_tokens=tuple(reply.prompt_tokens for reply in replies),
             waiting=engine.waiting,
         )
@@ -243,18 +232,6 @@ def _check_room(engine: Engine, messages: Messages, new_tokens: int) -> None:
             f"A prompt of {prompt} tokens and {new_tokens} new ones exceed a context of {engine.context}",
             "Measure with shorter prompts, fewer new tokens or a larger context.",
         )
-
-
-def _peak_bytes() -> int:
-    """Peak resident memory. Linux's ru_maxrss won't do: a child begins with its parent's peak."""
-    try:
-        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _main() -> None:

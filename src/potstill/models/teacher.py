@@ -112,8 +112,10 @@ def load_model(checkpoint: Path, dtype: torch.dtype) -> PreTrainedModel:
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
     _check_folder(checkpoint)
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             checkpoint,
@@ -130,15 +132,17 @@ def load_model(checkpoint: Path, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in a checkpoint folder; nothing is downloaded. Raises Problem where there is none."""
-    from transformers import AutoTokenizer
+    """The tokenizer in a checkpoint folder, exactly as its tokenizer.json says; nothing is downloaded.
+
+    AutoTokenizer would put Qwen's own class, with its normaliser, in the place of the student's tokenizer.json.
+    Raises Problem where there is none.
+    """
+    from transformers import PreTrainedTokenizerFast
 
     if not (folder / "tokenizer.json").is_file():
         raise Problem(f"{folder} has no tokenizer.json", "Save the tokenizer there with save_pretrained.")
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
+        tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise _unreadable(folder, error) from error
     return tokenizer

@@ -87,8 +87,7 @@ def moving_mean(values: Sequence[float], window: int) -> list[float]:
         sums.append(sums[-1] + value)
     means = []
     for index in range(len(values)):
-        reach = min(half, index, len(values) - 1 - index)
-        first, last = index - reach, index + reach + 1
+        first, last = max(0, index - half), min(len(values), index + half + 1)
         means.append((sums[last] - sums[first]) / (last - first))
     return means
 

@@ -12,6 +12,10 @@ from typing import Literal
 
 from potstill.report.words import Words, same
 
+BETTER, WORSE = Words("better", "更好"), Words("worse", "更差")
+FASTER, SLOWER = Words("faster", "更快"), Words("slower", "更慢")
+SMALLER, LARGER = Words("smaller", "更小"), Words("larger", "更大")
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -28,14 +32,11 @@ class Metric:
     meaning: Words
     better: Literal["lower", "higher"] | None
     unit: str = ""
-    gain: Words = Words("better", "更好")
-    loss: Words = Words("worse", "更差")
+    gain: Words = BETTER
+    loss: Words = WORSE
     logarithmic: bool = False
     exact: bool = False
 
-
-FASTER, SLOWER = Words("faster", "更快"), Words("slower", "更慢")
-SMALLER, LARGER = Words("smaller", "更小"), Words("larger", "更大")
 
 METRICS = (
     Metric(
@@ -86,7 +87,7 @@ METRICS = (
     Metric(
         "fidelity.top5",
         Words("Top-5 agreement", "前五命中率"),
-        Words("how often the teacher's likeliest token is among its first five", "教师的首选词元落在它前五名之内的比例"),
+        Words("how often the teacher's likeliest token is among its first five", "教师的首选词元在它前五名内的比例"),
         "higher", "share",
     ),
     Metric(
@@ -146,7 +147,10 @@ METRICS = (
     Metric(
         "answers.broken",
         Words("Broken answers", "破损答案"),
-        Words("share that is empty, looping, in the wrong language or leaks the template", "空白、循环、语言不对或泄漏模板的比例"),
+        Words(
+            "share that is empty, looping, in the wrong language or leaks the template",
+            "空白、循环、语言不对或泄漏模板的比例",
+        ),
         "lower", "share",
     ),
     Metric(

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from potstill.report.words import (
     DASH,
     NOT_MEASURED,
     Words,
+    anything,
+    join,
     megabytes,
     millions,
     quantity,
@@ -45,6 +48,9 @@ STEPS = {
 }
 """The student's own stages: where a metric knows several, they are drawn as a ladder."""
 STEEPEST = "fidelity.kl"
+
+Piece = tuple[bool, str]
+"""A stretch of an answer, and whether it is a fenced block of code."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +88,11 @@ class Ladder:
 
 @dataclass(frozen=True)
 class Sample:
-    """One held-out question with both answers; `language` is a hint for fonts and screen readers."""
+    """One held-out question; answers are (model's name, model, pieces); `language` helps fonts and screen readers."""
 
     title: Words
     prompt: str
-    answers: tuple[tuple[Words, str, str], ...]
+    answers: tuple[tuple[Words, str, tuple[Piece, ...]], ...]
     language: str
 
 
@@ -103,11 +109,12 @@ class ShippedFile:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What it takes to make the same again: (stage, fingerprint, finished), versions, machines, the recipe."""
+    """What it takes to make the same again: (stage, fingerprint, finished), versions, machines, teacher, recipe."""
 
     stages: tuple[tuple[Words, str, str], ...]
     versions: tuple[tuple[str, str], ...]
     machines: tuple[str, ...]
+    teacher_hash: str
     recipe: str
 
 
@@ -233,15 +240,15 @@ def _changes(metric: Metric, steps: dict[str, scorecard.Reading]) -> tuple[Words
     """What each step did, said so that a step backwards reads as one."""
     names = {"healed": Words("healing", "修复"), "student": Words("training", "训练")}
     told, models = [], list(steps)
-    for before, after in zip(models, models[1:], strict=False):
+    for before, after in pairwise(models):
         old, new = steps[before].value, steps[after].value
         if old is None or new is None:
             continue
         change = new - old
         better = change < 0 if metric.better == "lower" else change > 0
-        verdict = same("") if not change else metric.gain if better else metric.loss
+        verdict = Words("unchanged", "不变") if not change else metric.gain if better else metric.loss
         amount = quantity(abs(change), steps[after].unit)
-        told.append(names[after] + ": " + amount + " " + verdict)
+        told.append(names[after] + Words(": ", "：") + amount + Words(" ", "，") + verdict)
     return tuple(told)
 
 
@@ -249,9 +256,27 @@ def _sample(entry: Json) -> Sample:
     texts = {name: str(entry.get(name) or "") for name in ("prompt", "teacher", "student")}
     known = ("id", "category", "prompt")
     models = [name for name in entry if name not in known and isinstance(entry[name], str)]
-    answers = tuple((model_named(name), name, str(entry[name])) for name in models)
-    title = " · ".join(str(entry[name]) for name in ("category", "id") if entry.get(name))
-    return Sample(same(title or DASH), texts["prompt"], answers, _language("".join(texts.values())))
+    answers = tuple((model_named(name), name, answer_pieces(entry[name])) for name in models)
+    labels = [anything(entry[name], stages.PARTS) for name in ("category", "id") if entry.get(name)]
+    return Sample(join(labels, " · ", " · "), texts["prompt"], answers, _language("".join(texts.values())))
+
+
+def answer_pieces(text: str) -> tuple[Piece, ...]:
+    """The text cut at its code fences, the fences staying with the code; nothing for a blank text.
+
+    Joined again the pieces are the text. A fence that never closes reaches to the end.
+    """
+    pieces: list[tuple[bool, str]] = []
+    fenced = False
+    for line in text.splitlines(keepends=True) if text.strip() else []:
+        fence = line.lstrip().startswith("```")
+        inside = fenced or fence
+        fenced = fenced != fence
+        if pieces and pieces[-1][0] == inside:
+            pieces[-1] = (inside, pieces[-1][1] + line)
+        else:
+            pieces.append((inside, line))
+    return tuple(pieces)
 
 
 def _language(text: str) -> str:
@@ -285,6 +310,7 @@ def _provenance(material: Material) -> Provenance:
         ),
         versions=_versions([entry.get("versions") or {} for _, entry in entries]),
         machines=tuple(dict.fromkeys(str(entry["machine"]) for _, entry in entries if entry.get("machine"))),
+        teacher_hash=str(material.reports.get("answers", {}).get("teacher_sha256") or DASH),
         recipe=json.dumps(without_folders(material.recipe), ensure_ascii=False, indent=2),
     )
 

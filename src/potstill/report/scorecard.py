@@ -130,10 +130,9 @@ def position(value: float, top: float, logarithmic: bool) -> float:
     """Place on an axis from 0 (or, logarithmic, from 1) to `top`, percent; what is beyond stands at its end."""
     if math.isnan(value):
         return 0.0
-    if logarithmic:
-        share = math.log(max(value, 1.0)) / math.log(top) if math.isfinite(value) else 1.0
-    else:
-        share = value / top
+    if math.isinf(value):
+        return 100.0 if value > 0 else 0.0
+    share = math.log(max(value, 1.0)) / math.log(top) if logarithmic else value / top
     return round(100 * min(max(share, 0.0), 1.0), 2)
 
 
@@ -145,7 +144,7 @@ def axis_top(metric: Metric, found: Iterable[Reading]) -> float:
     values = [one for reading in shown for one in (reading.value, reading.high) if one is not None]
     largest = max((one for one in values if math.isfinite(one)), default=1.0)
     if metric.logarithmic:
-        return max(largest, 1.1) ** ROOM
+        return float(max(largest, 1.1) ** ROOM)
     return largest * ROOM if largest > 0 else 1.0
 
 
@@ -222,7 +221,7 @@ def _factor(metric: Metric, teacher: Reading, student: Reading) -> Comparison | 
         word = _called(metric, middle > 1)
         if middle < 1:
             low, middle, high = 1 / high, 1 / middle, 1 / low
-    interval = same(f"{_times(low)} – {_times(high)}") if low != high else None
+    interval = same(f"{rounded(low)} – {_times(high)}") if low != high else None
     return Comparison(kind, same(_times(middle)), word, interval)
 
 

@@ -34,7 +34,33 @@ STORIES = {
     ),
 }
 
-SPLITS = {"train": Words("train", "训练"), "held-out": Words("held out", "留出")}
+PARTS = {
+    "train": Words("train", "训练"),
+    "held-out": Words("held out", "留出"),
+    "golden": Words("golden", "自带"),
+    "everyday": Words("everyday", "日常"),
+    "office": Words("office", "办公"),
+    "code": Words("code", "代码"),
+    "exact": Words("duplicates", "重复"),
+    "near": Words("near duplicates", "近似重复"),
+    "overlap": Words("overlap", "与评测重叠"),
+    "limit": Words("over the limit", "超出上限"),
+    "bad": Words("unreadable", "无法读取"),
+    "read": Words("read", "读入"),
+    "kept": Words("kept", "保留"),
+    "stop": Words("by themselves", "自行结束"),
+    "length": Words("cut at the limit", "达到上限被截断"),
+    "given": Words("given", "自带答案"),
+    "written": Words("written", "写出"),
+    "written_before": Words("written before a restart", "重启前写出"),
+    "shipped": Words("shipped with potstill", "随 potstill 附带"),
+    "layers": Words("layers", "层数"),
+    "ffn": Words("neurons a layer", "每层神经元"),
+    "hidden": Words("width", "宽度"),
+    "vocabulary": Words("tokens", "词元"),
+    "tied": Words("tied embedding", "共享词嵌入"),
+}
+"""Words for keys and texts inside a report."""
 
 LABELS: dict[str, tuple[Words, str]] = {
     "prompts.read": (Words("read", "读入"), "count"),
@@ -44,14 +70,19 @@ LABELS: dict[str, tuple[Words, str]] = {
     "prompts.given": (Words("came with an answer", "自带答案"), "count"),
     "prompts.dropped": (Words("left out", "剔除"), ""),
     "prompts.sources": (Words("sources", "来源"), ""),
-    "prompts.bad_lines": (Words("unreadable lines", "无法读取的行"), ""),
-    "answers.n": (Words("answers", "答案数"), "count"),
+    "prompts.bad_lines": (Words("unreadable lines", "无法读取的行"), "items"),
     "answers.answers": (Words("answers", "答案数"), "count"),
     "answers.tokens": (Words("tokens", "词元"), "count"),
     "answers.finish": (Words("how they ended", "结束方式"), ""),
-    "answers.shipped": (Words("shipped with potstill", "随 potstill 附带"), ""),
-    "answers.written": (Words("written in this run", "本次写出"), ""),
-    "answers.source": (Words("source", "来源"), ""),
+    "answers.origin": (Words("origin", "来历"), ""),
+    "answers.empty": (Words("empty ones left out", "剔除的空答案"), "items"),
+    "answers.too_long": (Words("prompts too long", "过长的提问"), "items"),
+    "answers.longest_prompt": (Words("longest prompt allowed, tokens", "提问长度上限（词元）"), "count"),
+    "answers.seconds": (Words("time writing", "书写用时"), "duration"),
+    "answers.tokens_per_second": (Words("rate", "速率"), "tokens/s"),
+    "answers.teacher": (Words("teacher", "教师"), ""),
+    "answers.settings": (Words("sampling", "采样设置"), ""),
+    "answers.seed": (Words("seed", "随机种子"), ""),
     "vocab.size": (Words("tokens kept", "保留词元"), "count"),
     "vocab.lengthening": (Words("length of held-out text", "留出文本长度"), "times"),
     "vocab.kept_probability": (Words("teacher's probability on kept tokens", "教师概率落在保留词元上"), "share"),
@@ -79,7 +110,7 @@ LABELS: dict[str, tuple[Words, str]] = {
     "distill.last_loss": (Words("loss at the last step", "末步损失"), ""),
     "distill.dtype": (Words("computed in", "计算精度"), ""),
 }
-UNTOLD = {"export": {"files"}}
+UNTOLD = {"export": {"files"}, "answers": {"teacher_sha256"}}
 """Report keys that have their own place on the page."""
 
 
@@ -160,13 +191,12 @@ def _share(amounts: Mapping[str, float], key: str) -> float:
 def _fact(stage: str, key: str, value: Any) -> tuple[Words, Words]:
     label, form = LABELS.get(f"{stage}.{key}", (same(key), ""))
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return label, _amount(float(value), form) if form else anything(value)
-    if key == "splits" and isinstance(value, dict):
-        parts = [SPLITS.get(name, same(name)) + " " + anything(number) for name, number in value.items()]
-        return label, Words(" · ".join(part.en for part in parts), " · ".join(part.zh for part in parts))
+        return label, _amount(float(value), form) if form else anything(value, PARTS)
+    if form == "items" and isinstance(value, list):
+        return label, count(len(value)) + (same(": ") + anything(value, PARTS) if value else "")
     if key == "kept_layers" and isinstance(value, list):
         return label, same(_ranges(value))
-    return label, anything(value)
+    return label, anything(value, PARTS)
 
 
 def _ranges(numbers: list[int]) -> str:

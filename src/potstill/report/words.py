@@ -8,6 +8,7 @@ Does not know: runs, metrics, HTML.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ class Words(NamedTuple):
     en: str
     zh: str
 
-    def __add__(self, other: object) -> Words:  # type: ignore[override]
+    def __add__(self, other: object) -> Words:
         """Both texts joined as they are; a plain text is the same in both."""
         other_words = other if isinstance(other, Words) else same(str(other))
         return Words(self.en + other_words.en, self.zh + other_words.zh)
@@ -123,8 +124,10 @@ def duration(seconds: float) -> Words:
 
 def megabytes(amount: float) -> Words:
     """Space on a disk or in memory; 1 MB is 10⁶ bytes."""
-    if amount >= 1000:
+    if amount >= 999.5:
         return same(f"{amount / 1000:.2f} GB")
+    if amount >= 99.95:
+        return same(f"{amount:.0f} MB")
     return same(f"{amount:.1f} MB" if amount >= 0.1 else f"{amount * 1000:.1f} kB")
 
 
@@ -133,8 +136,8 @@ def millions(parameters: float) -> Words:
     return same(f"{parameters / 1e6:.1f}M" if parameters >= 1e6 else f"{parameters:,.0f}")
 
 
-def anything(value: Any) -> Words:
-    """Any JSON value in a line: what a report shows of a key it has no words for."""
+def anything(value: Any, names: Mapping[str, Words]) -> Words:
+    """Any JSON value in a line; `names` are words for keys and texts that have any."""
     if value is None:
         return same(DASH)
     if isinstance(value, bool):
@@ -144,19 +147,23 @@ def anything(value: Any) -> Words:
     if isinstance(value, float):
         return same(rounded(value))
     if isinstance(value, dict):
-        inner = [same(f"{key} ") + _bracketed(one) for key, one in value.items() if one not in ({}, [])]
+        inner = [
+            names.get(key, same(key)) + " " + _bracketed(one, names)
+            for key, one in value.items()
+            if one not in ({}, [])
+        ]
         return join(inner, ", ", "，") if inner else same(DASH)
     if isinstance(value, list):
-        shown = [_bracketed(one) for one in value[:LONGEST_LIST]]
+        shown = [_bracketed(one, names) for one in value[:LONGEST_LIST]]
         rest = len(value) - len(shown)
         more = [Words(f"{rest} more", f"另有 {rest} 项")] if rest else []
         return join(shown + more, ", ", "，") if shown else same(DASH)
-    return same(str(value))
+    return names.get(str(value), same(str(value)))
 
 
-def _bracketed(value: Any) -> Words:
-    words = anything(value)
-    return same("(") + words + ")" if isinstance(value, dict | list) else words
+def _bracketed(value: Any, names: Mapping[str, Words]) -> Words:
+    words = anything(value, names)
+    return Words("(", "（") + words + Words(")", "）") if isinstance(value, dict | list) else words
 
 
 def without_folders(value: Any) -> Any:

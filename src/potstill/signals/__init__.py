@@ -90,8 +90,8 @@ def verify(run: Run, positions: int) -> dict[str, float]:
 
 
 def _examples(run: Run) -> dict[str, list[Example]]:
+    from potstill.answers.tokenize import tokenize
     from potstill.models.teacher import load_tokenizer
-    from potstill.signals.tokenize import tokenize
 
     tokenizer = load_tokenizer(run.stage("vocab"))
     answers = read_answers(run.stage("answers") / "answers.jsonl")

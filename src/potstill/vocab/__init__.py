@@ -10,20 +10,23 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from potstill.answers import Answer, read_answers
+from potstill.answers.tokenize import tokenize
 from potstill.models.conversation import answer_ids, question_ids, text_ids
-from potstill.models.teacher import Teacher, find_teacher, load_tokenizer
+from potstill.models.teacher import Teacher, find_teacher, load_model, load_tokenizer
 from potstill.run import Run, read_json, write_json, write_text
 from potstill.texts import passages
 from potstill.vocab.map import VocabMap
 from potstill.vocab.subset import choose_tokens, subset_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from potstill.models.examples import Example
 
 __all__ = ["VocabMap", "build_vocabulary"]
 
@@ -46,19 +49,20 @@ def build_vocabulary(run: Run, folder: Path) -> None:
     answers = read_answers(run.stage("answers") / "answers.jsonl")
     training = [answer for answer in answers if answer.prompt.split == "train"]
     counts = count_tokens(tokenizer, training, passages(run.recipe.vocab.texts, PASSAGE_CHARACTERS))
+    model = _load_teacher(run, teacher)
+    scores = _with_expectations(run, model, tokenize(tokenizer, training, run.recipe.signals.context), counts)
     source = read_json(teacher.checkpoint / "tokenizer.json")
-    kept = choose_tokens(source, counts, run.recipe.vocab.size)
-    _write_tokenizer(teacher.checkpoint, folder, json.dumps(subset_tokenizer(source, kept), ensure_ascii=False))
-    vocabulary = VocabMap.from_kept(kept)
+    vocabulary = VocabMap.from_kept(choose_tokens(source, scores, run.recipe.vocab.size))
+    tokenizer_json = json.dumps(subset_tokenizer(source, vocabulary.teacher_ids.tolist()), ensure_ascii=False)
+    _write_tokenizer(teacher.checkpoint, folder, tokenizer_json)
     vocabulary.save(folder / "vocab_map.safetensors")
-    report = _measure(run, teacher, tokenizer, folder, vocabulary, answers)
-    report["used_by_training_text"] = len(counts)
-    write_json(folder / "report.json", report)
-    covered = report["kept_probability"]
+    held_out = [answer for answer in answers if answer.prompt.split == "held-out"] or training
+    report = _measure(run, model, tokenizer, load_tokenizer(folder), vocabulary, held_out)
+    write_json(folder / "report.json", report | {"used_by_training_text": len(counts)})
     run.progress.say(
         f"vocabulary: {vocabulary.size:,} of {len(tokenizer):,} tokens kept; held-out text becomes "
-        f"{100 * (report['lengthening'] - 1):.2f} % longer"
-        + (f"; the teacher gives {100 * covered:.2f} % of its probability to kept tokens" if covered else "")
+        f"{100 * (report['lengthening'] - 1):.2f} % longer; the teacher gives "
+        f"{100 * report['kept_probability']:.2f} % of its probability to kept tokens"
     )
 
 
@@ -73,6 +77,26 @@ def count_tokens(tokenizer: PreTrainedTokenizerBase, answers: Iterable[Answer], 
     return counts
 
 
+def _load_teacher(run: Run, teacher: Teacher) -> PreTrainedModel:
+    import torch
+
+    from potstill.machine import fastest_dtype
+
+    return load_model(teacher.checkpoint, getattr(torch, fastest_dtype()))
+
+
+def _with_expectations(
+    run: Run, model: PreTrainedModel, examples: Sequence[Example], counts: Mapping[int, int]
+) -> dict[int, float]:
+    """Uses in the text, plus what the teacher would have liked to write."""
+    from potstill.vocab.teacher_view import expected_uses, first_tokens
+
+    chosen = first_tokens(examples, run.recipe.vocab.expectation_tokens) if run.recipe.vocab.expectation_tokens else []
+    with run.progress.task("tokens the teacher likes", sum(len(e.ids) for e in chosen), "tokens") as task:
+        expected = expected_uses(model, chosen, task)
+    return {token: counts.get(token, 0) + float(uses) for token, uses in enumerate(expected)}
+
+
 def _write_tokenizer(source: Path, folder: Path, tokenizer_json: str) -> None:
     settings = read_json(source / "tokenizer_config.json")
     kept = {name: settings[name] for name in KEPT_SETTINGS if name in settings}
@@ -85,22 +109,23 @@ def _write_tokenizer(source: Path, folder: Path, tokenizer_json: str) -> None:
 
 def _measure(
     run: Run,
-    teacher: Teacher,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
+    student: PreTrainedTokenizerBase,
     vocabulary: VocabMap,
     answers: Sequence[Answer],
 ) -> dict[str, float]:
-    student = load_tokenizer(folder)
-    measured = [answer for answer in answers if answer.prompt.split == "held-out"] or list(answers)
-    before = sum(len(text_ids(tokenizer, answer.text)) for answer in measured)
-    after = sum(len(text_ids(student, answer.text)) for answer in measured)
-    report = {"size": vocabulary.size, "lengthening": after / max(before, 1), "measured_tokens": before}
-    report["kept_probability"] = 0.0
-    if run.recipe.vocab.coverage_tokens:
-        from potstill.vocab.coverage import kept_probability
+    """What the smaller vocabulary costs on text that had no say in it."""
+    from potstill.vocab.teacher_view import first_tokens, kept_probability
 
-        report["kept_probability"] = kept_probability(
-            teacher, student, vocabulary, measured, run.recipe.vocab.coverage_tokens
-        )
-    return report
+    before = sum(len(text_ids(tokenizer, answer.text)) for answer in answers)
+    after = sum(len(text_ids(student, answer.text)) for answer in answers)
+    examples = first_tokens(tokenize(student, answers, run.recipe.signals.context), run.recipe.vocab.coverage_tokens)
+    with run.progress.task("probability kept", sum(len(e.ids) for e in examples), "tokens") as task:
+        kept = kept_probability(model, examples, vocabulary, task)
+    return {
+        "size": vocabulary.size,
+        "lengthening": after / max(before, 1),
+        "measured_tokens": before,
+        "kept_probability": kept,
+    }

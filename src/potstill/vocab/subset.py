@@ -1,6 +1,6 @@
 """A merge-closed subset of a byte-level BPE vocabulary.
 
-In:  the teacher's `tokenizer.json` as parsed JSON, and how often each of its tokens is used.
+In:  the teacher's `tokenizer.json` as parsed JSON, and a score for each of its tokens.
 Out: the kept token ids, and a `tokenizer.json` over them alone.
 Does not know: models, prompts, files.
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 from tokenizers.pre_tokenizers import ByteLevel
@@ -21,15 +22,15 @@ from potstill.problem import Problem
 TokenizerJson = dict[str, Any]
 
 
-def choose_tokens(tokenizer: TokenizerJson, counts: Mapping[int, int], size: int) -> list[int]:
+def choose_tokens(tokenizer: TokenizerJson, scores: Mapping[int, float], size: int) -> list[int]:
     """Teacher ids to keep, ascending.
 
-    Bytes and special tokens come first, then used tokens by falling count (each with its merge path), then the rest
+    Bytes and special tokens come first, then scored tokens by falling score (each with its merge path), then the rest
     by id, which in a BPE vocabulary is the order in which merges were learned.
 
     Args:
         tokenizer: parsed tokenizer.json with a byte-level BPE model.
-        counts: teacher id → uses in the corpus.
+        scores: teacher id → how much it is wanted, such as its uses in the corpus.
         size: tokens to keep, everything counted.
 
     Raises: Problem where `size` cannot hold the bytes and the special tokens, or is more than there is.
@@ -45,8 +46,8 @@ def choose_tokens(tokenizer: TokenizerJson, counts: Mapping[int, int], size: int
         raise Problem(
             f"vocab.size = {size}, but the teacher has {available} tokens", f"Lower it to {available} or less."
         )
-    used = sorted((token for token in counts if token in parents), key=lambda token: (-counts[token], token))
-    for token in _in_order(used, sorted(parents)):
+    scored = sorted((token for token in scores if token in parents), key=lambda token: (-scores[token], token))
+    for token in chain(scored, sorted(parents)):
         path = _path(token, parents, kept)
         if len(kept) + len(path) <= size:
             kept |= path
@@ -92,11 +93,6 @@ def _merges(model: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Merges as pairs; older files write them as one string with a space."""
     pairs = (merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"])
     return [(first, second) for first, second in pairs]
-
-
-def _in_order(first: list[int], rest: list[int]) -> Iterable[int]:
-    yield from first
-    yield from rest
 
 
 def _path(token: int, parents: Mapping[int, list[int]], kept: set[int]) -> set[int]:

@@ -1,8 +1,8 @@
-"""Answers as sequences of the student's token ids.
+"""Answers as sequences of token ids.
 
-In:  answers, the student's tokenizer.
+In:  answers, a tokenizer (the teacher's or the student's).
 Out: `Example`s.
-Does not know: the teacher, storage.
+Does not know: models, storage.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from potstill.answers import Answer
+from potstill.answers.answer import Answer
 from potstill.models.conversation import answer_ids, question_ids
 from potstill.models.examples import Example
 

@@ -1,0 +1,104 @@
+"""How fast the student trains, against this machine's own GEMM peak.
+
+Builds a student of the recipe's shape with random weights (speed does not depend on them) and random signals, trains a
+few steps in each dtype, prints one table:  python benchmarks/train_throughput.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from rich.console import Console
+from transformers import AutoModelForCausalLM, Qwen2Config
+
+from potstill.distill import Log, training_arguments
+from potstill.distill.schedule import StepCount
+from potstill.distill.trainer import DistillTrainer, Pace
+from potstill.machine import multiplication_gflops
+from potstill.models.anatomy import body
+from potstill.models.examples import Example
+from potstill.progress import Silent
+from potstill.recipe import load_recipe
+from potstill.run import read_json, write_json
+from potstill.signals.formats import encode_states
+from potstill.signals.store import HEAD, SignalStore, StoreFormat, write_shard
+from potstill.terminal import table
+
+WIDTH, VOCABULARY = 896, 32768
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--layers", type=int, default=24)
+    parser.add_argument("--ffn", type=int, default=1184)
+    parser.add_argument("--steps", type=int, default=6, help="steps measured in each dtype, after one to warm up")
+    arguments = parser.parse_args()
+    recipe = load_recipe(Path(__file__).parent.parent / "recipes" / "demo.toml")
+    rows = []
+    with TemporaryDirectory() as folder:
+        store = random_store(Path(folder), recipe.distill.batch_tokens, arguments.steps + 1)
+        for dtype in ("float32", "bfloat16"):
+            rows.append(measure(recipe, store, Path(folder), dtype, arguments.layers, arguments.ffn))
+    columns = ["dtype", "tokens/s", "GFLOP/s", "GEMM peak", "share of peak"]
+    Console().print(table(f"A {arguments.layers} × {arguments.ffn} student learns", columns, rows))
+
+
+def measure(recipe, store, folder: Path, dtype: str, layers: int, ffn: int) -> list[str]:
+    student = AutoModelForCausalLM.from_config(
+        Qwen2Config(
+            vocab_size=VOCABULARY,
+            hidden_size=WIDTH,
+            intermediate_size=ffn,
+            num_hidden_layers=layers,
+            num_attention_heads=14,
+            num_key_value_heads=2,
+            tie_word_embeddings=True,
+        )
+    )
+    matrices = sum(p.numel() for p in body(student).layers.parameters() if p.dim() == 2)
+    peak = multiplication_gflops(getattr(torch, dtype), 1.0)
+    log = Log(folder / "log.jsonl")
+    log.keep_steps(0)
+    section = recipe.distill.model_copy(update={"budget_minutes": None, "epochs": 1.0})
+    arguments = training_arguments(recipe.model_copy(update={"distill": section}), folder)
+    arguments = replace(arguments, bf16=dtype == "bfloat16")
+    times = []
+    with Silent().task("", 1, "") as task:
+        log.task = task
+        pace = Pace(StepCount(1), 1e9, lambda *_: times.append(time.perf_counter()))
+        DistillTrainer(student, store, section, arguments, pace, 0).train()
+    examples = store.examples
+    share = (len(times) - 1) / len(times)
+    tokens = sum(len(e.ids) for e in examples) * share
+    rows = store.rows * share
+    # Three products for every weight of the body (forward, two backward); four for the head beside the teacher's one.
+    operations = tokens * 6 * matrices + rows * (6 + 2) * WIDTH * VOCABULARY
+    seconds = times[-1] - times[0]
+    achieved = operations / seconds / 1e9
+    return [dtype, f"{tokens / seconds:.0f}", f"{achieved:.0f}", f"{peak:.0f}", f"{achieved / peak:.0%}"]
+
+
+def random_store(folder: Path, batch_tokens: int, batches: int) -> SignalStore:
+    random = np.random.default_rng(0)
+    length = 250
+    count = batches * max(1, batch_tokens // length)
+    examples = [Example(str(i), "", random.integers(0, VOCABULARY, length), 50) for i in range(count)]
+    form = StoreFormat("hidden", "int8", 128, WIDTH, VOCABULARY, (), (), "random")
+    signals = [encode_states("hidden", torch.randn(e.rows, WIDTH), "int8", 128) for e in examples]
+    write_shard(folder / "train-00000.safetensors", form, examples, signals)
+    from safetensors.torch import save_file
+
+    save_file({"head": (0.02 * torch.randn(VOCABULARY, WIDTH)).bfloat16()}, folder / HEAD)
+    write_json(folder / "index.json", {"format": vars(form), "shards": {"train": ["train-00000.safetensors"]}})
+    assert read_json(folder / "index.json")
+    return SignalStore(folder, "train")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Tests of the answers that ship with potstill: how they are made, and when they are used."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from answers.fakes import World, lines_of, run_with
+from potstill.answers import Answer, read_answers, write_answers, writing
+from potstill.answers.settings import settings_of
+from potstill.answers.ship import ship
+from potstill.answers.shipped import ANSWERS_FILE, ORIGIN_FILE, golden_hash, package_folder, text_hash
+from potstill.models.catalogue import entry_named
+from potstill.problem import Problem
+from potstill.prompts import golden
+from potstill.recipe import Recipe
+from potstill.run import Run
+
+
+def written(run: Run) -> list[Answer]:
+    with run.building("answers", "1") as folder:
+        write_answers(run, folder)
+    return read_answers(run.stage("answers") / "answers.jsonl")
+
+
+@pytest.fixture
+def package(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package folder with answers of the fake teacher, made the way maintainers make them."""
+    folder = tmp_path / "package"
+    folder.mkdir()
+    run = run_with(tmp_path / "fresh", golden(), answers={"fresh": True})
+    written(run)
+    assert ship(run.folder, folder) == 200
+    monkeypatch.setattr(writing, "package_folder", lambda: folder)
+    world.opened, world.asked = 0, []
+    return folder
+
+
+def test_shipped_answers_are_those_the_teacher_would_write(tmp_path: Path, package: Path, world: World) -> None:
+    run = run_with(tmp_path / "run", golden())
+    answers = written(run)
+    assert answers == read_answers(tmp_path / "fresh" / "answers" / "answers.jsonl")
+    assert world.opened == 0
+    assert lines_of(run)[0].startswith("answers: 200 of qwen2.5-coder-0.5b-instruct ship with potstill and are used")
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason"),
+    [
+        ({"temperature": 1.0}, "they were written with temperature = 0.7"),
+        ({"top_p": 0.5, "context": 1024}, "they were written with top_p = 0.8, context = 768"),
+        ({"fresh": True}, ""),
+    ],
+)
+def test_other_settings_are_written_anew(
+    tmp_path: Path, package: Path, world: World, answers: dict[str, Any], reason: str
+) -> None:
+    run = run_with(tmp_path / "run", golden()[:5], answers=answers)
+    written(run)
+    assert len(world.asked) == 5
+    assert reason in lines_of(run)[0]
+
+
+def test_other_teacher_writes_anew(tmp_path: Path, package: Path, world: World) -> None:
+    world.sha256 = "e" * 64
+    run = run_with(tmp_path / "run", golden()[:5])
+    written(run)
+    assert len(world.asked) == 5
+    assert "they are of another teacher, qwen2.5-coder-0.5b-instruct" in lines_of(run)[0]
+
+
+def test_changed_prompt_alone_is_written_anew(tmp_path: Path, package: Path, world: World) -> None:
+    prompts = golden()[:5]
+    prompts[2] = replace(prompts[2], text="换了一个问题")
+    answers = written(run_with(tmp_path / "run", prompts))
+    assert world.asked == ["换了一个问题"]
+    assert [one.prompt for one in answers] == prompts
+
+
+def test_slots_and_seed_do_not_matter(tmp_path: Path, package: Path, world: World) -> None:
+    written(run_with(tmp_path / "run", golden()[:5], seed=7, answers={"slots": 2}))
+    assert world.opened == 0
+
+
+def test_shipping_what_was_shipped_is_refused(tmp_path: Path, package: Path) -> None:
+    run = run_with(tmp_path / "run", golden())
+    written(run)
+    with pytest.raises(Problem, match="used the answers that ship already"):
+        ship(run.folder, package)
+
+
+def test_shipping_with_a_gap_is_refused(tmp_path: Path, world: World) -> None:
+    world.silent = {golden()[3].text}
+    run = run_with(tmp_path / "run", golden())
+    written(run)
+    with pytest.raises(Problem, match=f"has no answer to {golden()[3].id}"):
+        ship(run.folder, tmp_path)
+    assert not (tmp_path / ANSWERS_FILE).exists()
+
+
+def test_the_package_s_answers_fit_its_prompts_its_teacher_and_its_defaults() -> None:
+    """Else everyone's first run would write for minutes what could have been shipped."""
+    folder = package_folder()
+    if not (folder / ORIGIN_FILE).is_file():
+        pytest.skip("no answers ship yet: python -m potstill.answers.ship RUN")
+    origin = json.loads((folder / ORIGIN_FILE).read_text(encoding="utf-8"))
+    rows = [json.loads(line) for line in (folder / ANSWERS_FILE).read_text(encoding="utf-8").split("\n") if line]
+    recipe = Recipe.model_validate({"name": "defaults"})
+    entry = entry_named(recipe.teacher.model)
+    assert entry is not None and origin["teacher_sha256"] == entry.sha256
+    assert origin["settings"] == settings_of(recipe.answers)
+    assert origin["golden_sha256"] == golden_hash(golden())
+    assert {row["id"]: row["prompt_sha256"] for row in rows} == {one.id: text_hash(one.text) for one in golden()}
+    assert all(row["text"].strip() and row["tokens"] > 0 and row["finish"] in ("stop", "length") for row in rows)
