@@ -152,10 +152,10 @@ class DistillSection(Section):
         None, gt=0.0, description="Wall-clock training time; the learning rate lands at 0 when it ends. Absent: epochs."
     )
     epochs: float = Field(1.0, gt=0.0, description="Passes over the answers where no budget is given.")
-    learning_rate: float = Field(5e-5, gt=0.0, le=1.0, description="Peak learning rate.")
-    warmup: Share = Field(0.1, description="Share of the run in which the learning rate rises.")
-    still_steps: int = Field(
-        4, ge=0, description="First steps that fill the optimiser's moments without moving a weight."
+    learning_rate: float = Field(1e-5, gt=0.0, le=1.0, description="Peak learning rate.")
+    warmup: Share = Field(0.2, description="Share of the run in which the learning rate rises.")
+    still: Share = Field(
+        0.05, description="Share of the run, before the warm-up, that fills the optimiser's moments and moves nothing."
     )
     weight_decay: float = Field(0.0, ge=0.0, le=1.0, description="AdamW weight decay.")
     beta2: float = Field(

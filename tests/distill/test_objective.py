@@ -36,7 +36,7 @@ def test_the_clock_lands_at_its_budget_on_any_machine() -> None:
         clock.start()
         factors = []
         while not clock.is_over():
-            factors.append(learning_rate_factor(clock.progress(), 0.1))
+            factors.append(learning_rate_factor(clock.progress(), 0.0, 0.1))
             time[0] += step_seconds
             clock.steps += 1
         assert abs(clock.used() - 60.0) <= step_seconds / 2 + 1e-9
@@ -62,9 +62,9 @@ def test_steps_end_at_one() -> None:
         count.done = done
         seen.append(count.progress())
     assert seen == [0.25, 0.5, 0.75, 1.0]
-    assert learning_rate_factor(1.0, 0.1) == 0.0
-    assert learning_rate_factor(0.1, 0.1) == 1.0
-    assert learning_rate_factor(0.05, 0.1) == pytest.approx(0.5)
+    assert learning_rate_factor(1.0, 0.0, 0.1) == 0.0
+    assert learning_rate_factor(0.1, 0.0, 0.1) == pytest.approx(1.0)
+    assert learning_rate_factor(0.25, 0.2, 0.1) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])

@@ -21,7 +21,7 @@ from potstill.signals.store import SignalStore
 
 
 def recipe_with(**distill: object) -> Recipe:
-    settings = {"epochs": 2.0, "learning_rate": 1e-3, "still_steps": 0, "batch_tokens": 40, "chunk_rows": 4}
+    settings = {"epochs": 2.0, "learning_rate": 1e-3, "still": 0.0, "batch_tokens": 40, "chunk_rows": 4}
     return validate_recipe({"name": "t", "distill": settings | distill}, "test")
 
 
@@ -122,10 +122,10 @@ def test_killed_and_resumed_is_never_killed(tiny_model: PreTrainedModel, tmp_pat
     assert largest_difference(resumed, whole) < 1e-6
 
 
-def test_still_steps_move_nothing(tiny_model: PreTrainedModel, tmp_path: Path) -> None:
+def test_a_still_run_moves_nothing(tiny_model: PreTrainedModel, tmp_path: Path) -> None:
     store = build_store(tiny_model, tmp_path / "s", "hidden")
     student = changed(tiny_model, 4)
-    train(student, store, tmp_path / "run", recipe_with(epochs=1.0, still_steps=1000))
+    train(student, store, tmp_path / "run", recipe_with(epochs=1.0, still=1.0))
     assert largest_difference(student, changed(tiny_model, 4)) == 0.0
 
 

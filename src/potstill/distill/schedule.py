@@ -67,14 +67,17 @@ class StepCount:
         return min(1.0, (self.done + 1) / self.total)
 
 
-def learning_rate_factor(progress: float, warmup: float) -> float:
-    """Linear rise over `warmup`, then linear fall to 0 at progress 1.
+def learning_rate_factor(progress: float, still: float, warmup: float) -> float:
+    """0 for a share `still` of the run, a linear rise over the share `warmup`, a linear fall to 0 at progress 1.
 
-    Source for the fall to zero: arXiv:2502.15938.
+    While the rate is 0 Adam's moments fill: its first steps would otherwise be of full size in every weight, which
+    throws a healed start away. Source for the fall to zero: arXiv:2502.15938.
     """
-    if progress < warmup:
-        return progress / warmup
-    return (1.0 - progress) / (1.0 - warmup) if warmup < 1.0 else 1.0
+    if progress <= still:
+        return 0.0
+    if progress < still + warmup:
+        return (progress - still) / warmup
+    return (1.0 - progress) / max(1.0 - still - warmup, 1e-9)
 
 
 def temperature_at(section: TemperatureSection, progress: float) -> float:

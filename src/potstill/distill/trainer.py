@@ -152,7 +152,7 @@ class DistillTrainer(Trainer):
         def factor(step: int) -> float:
             if isinstance(clock, StepCount):
                 clock.done = step
-            return 0.0 if step < section.still_steps else learning_rate_factor(clock.progress(), section.warmup)
+            return learning_rate_factor(clock.progress(), section.still, section.warmup)
 
         chosen = optimizer or self.optimizer
         assert chosen is not None

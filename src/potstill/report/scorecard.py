@@ -141,7 +141,7 @@ def axis_top(metric: Metric, found: Iterable[Reading]) -> float:
     shown = list(found)
     if any(is_share(reading.unit) for reading in shown):
         return 100.0 if any(reading.unit == "%" for reading in shown) else 1.0
-    values = [one for reading in shown for one in (reading.value, reading.high) if one is not None]
+    values = [one for reading in shown for one in (reading.value, reading.low, reading.high) if one is not None]
     largest = max((one for one in values if math.isfinite(one)), default=1.0)
     if metric.logarithmic:
         return float(max(largest, 1.1) ** ROOM)
@@ -187,10 +187,10 @@ def _row(metric: Metric, found: Mapping[str, Reading], models: tuple[str, ...]) 
 def _cell(model: str, reading: Reading | None, metric: Metric) -> Cell:
     if reading is None:
         return Cell(model)
-    if reading.value is None:
-        return Cell(model, quantity(None, ""))
-    missing = Words("exact", "精确值") if metric.exact else Words("no interval", "无区间")
     n = None if reading.n is None else f"{reading.n:,.0f}"
+    if reading.value is None:
+        return Cell(model, quantity(None, ""), n=n)
+    missing = Words("exact", "精确值") if metric.exact else Words("no interval", "无区间")
     interval = interval_words(reading) or missing
     return Cell(model, number(reading.value, reading.unit), unit_words(reading.unit), interval, n)
 
