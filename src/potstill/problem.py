@@ -1,7 +1,7 @@
 """The one exception that people are meant to read.
 
 In:  what is wrong (naming the file, the key or the value) and how to mend it.
-Out: an exception whose text is one line, ready for a terminal.
+Out: an exception whose text is one line (a list of mistakes: one a line), ready for a terminal.
 Does not know: who raises it, or how it is shown.
 """
 
@@ -17,6 +17,6 @@ class Problem(Exception):
     """
 
     def __init__(self, what: str, remedy: str) -> None:
-        super().__init__(f"{what}. {remedy}")
+        super().__init__(f"{what}\n{remedy}" if "\n" in what else f"{what}. {remedy}")
         self.what = what
         self.remedy = remedy

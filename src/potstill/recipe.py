@@ -252,7 +252,7 @@ def validate_recipe(data: dict[str, Any], place: str) -> Recipe:
         lines = [_mistake(dict(item)) for item in error.errors()]
         count = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
         listed = "\n".join(f"  {line}" for line in lines)
-        raise Problem(f"{place}: {count}\n{listed}\n", "`potstill schema` lists every key.") from None
+        raise Problem(f"{place}: {count}\n{listed}", "`potstill schema` lists every key.") from None
 
 
 def _mistake(item: dict[str, Any]) -> str:

@@ -70,7 +70,10 @@ def test_golden_prompt_stays_whatever_it_is_like() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.text("ab", min_size=1, max_size=9), st.sampled_from(["train", "held-out"]), st.booleans())),
+    st.lists(
+        st.tuples(st.text("ab", min_size=1, max_size=9), st.sampled_from(["train", "held-out"]), st.booleans()),
+        max_size=12,
+    ),
     st.lists(st.text("ab", min_size=1, max_size=9), max_size=3),
     st.sampled_from([0.3, 0.5, 0.8]),
 )

@@ -15,7 +15,7 @@ from finished_run import reading, scorecard
 from potstill.report.curves import moving_mean, nice_ticks, panels
 from potstill.report.metrics import METRICS, metric_named
 from potstill.report.scorecard import Comparison, compare, groups, marks, position, read_cell, readings
-from potstill.report.words import duration, megabytes, number, quantity, rounded, without_folders
+from potstill.report.words import Words, anything, duration, megabytes, number, quantity, rounded, without_folders
 
 
 def against(key: str, teacher: tuple[float, ...], student: tuple[float, ...], unit: str = "") -> Comparison:
@@ -102,7 +102,8 @@ def test_axes() -> None:
     ("value", "text"),
     [
         (0, "0"), (1.184, "1.18"), (343.2, "343"), (99.99, "100"), (9.999, "10.0"), (12345.6, "12,346"),
-        (0.0061, "0.00610"), (-2.5, "−2.50"), (0.000012, "1.2e-05"), (math.inf, "∞"), (-math.inf, "−∞"), (math.nan, "NaN"),
+        (0.0061, "0.00610"), (-2.5, "−2.50"), (0.000012, "1.2e-05"), (math.inf, "∞"), (-math.inf, "−∞"),
+        (math.nan, "NaN"),
     ],
 )  # fmt: skip
 def test_three_digits(value: float, text: str) -> None:
@@ -115,6 +116,16 @@ def test_quantities() -> None:
     assert quantity(3.0, "J").en == "3.00 J" and quantity(None, "J").en == "not measured"
     assert [duration(one).en for one in (1.44, 59.99, 602, 7325)] == ["1.4 s", "1 min 0 s", "10 min 2 s", "2 h 2 min"]
     assert [megabytes(one).en for one in (0.02, 85.36, 301.2, 2100)] == ["20.0 kB", "85.4 MB", "301 MB", "2.10 GB"]
+
+
+def test_anything_of_a_report_has_words() -> None:
+    value = {"train": 160, "x": [0.7, 1.23456], "none": None, "empty": {}, "tied": True}
+    names = {"train": Words("train", "训练")}
+    assert anything(value, names) == (
+        "train 160, x (0.7, 1.23), none –, tied yes",
+        "训练 160，x （0.7，1.23），none –，tied 是",
+    )
+    assert anything(list(range(60)), {}).en.endswith("47, 12 more") and anything([], {}).en == "–"
 
 
 def test_folders_are_not_told() -> None:

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 DASH = "–"
 LONGEST_LIST = 48
 """Items of a list that are written out."""
+SHORT = 4
+"""Characters of a decimal that are shown as they are."""
 
 
 class Words(NamedTuple):
@@ -145,7 +147,8 @@ def anything(value: Any, names: Mapping[str, Words]) -> Words:
     if isinstance(value, int):
         return count(value)
     if isinstance(value, float):
-        return same(rounded(value))
+        # A setting such as 0.7 was typed by a person, 0.70000 would pretend to a measurement.
+        return same(repr(value) if len(repr(value)) <= SHORT else rounded(value))
     if isinstance(value, dict):
         inner = [
             names.get(key, same(key)) + " " + _bracketed(one, names)
