@@ -85,7 +85,10 @@ def memory_megabytes(recipe: Recipe) -> float:
 
 
 def refuse(recipe: Recipe, folder: Path, home: Path) -> None:
-    """Raises: Problem where disk or memory cannot hold the run."""
+    """Raises: Problem where a file is missing, or where disk or memory cannot hold the run."""
+    for path in (*(file.path for file in recipe.prompts.files), *recipe.vocab.texts, *recipe.prune.texts):
+        if not path.exists():
+            raise Problem(f"{path}: named in the recipe, but not there", "Mend the path, or take it out.")
     place = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
     store = next(parent for parent in (home, *home.resolve().parents) if parent.exists())
     have = any((home / "teachers").glob("*/checkpoint"))

@@ -53,7 +53,7 @@ STAGES = (
     ),
     Stage("prune", "prune", ("vocab", "signals"), lambda r: [r.prune, r.teacher, r.signals.batch_tokens]),
     Stage("distill", "distill", ("prune", "signals"), lambda r: [r.distill, r.seed]),
-    Stage("export", "export", ("distill", "vocab"), lambda r: r.export),
+    Stage("export", "export", ("distill", "vocab"), lambda r: [r.export, r.name]),
     Stage("evaluate", "evaluate", ("answers", "signals", "prune", "distill", "export"), lambda r: r.evaluate),
     Stage(
         "report", "report", ("prompts", "answers", "vocab", "signals", "prune", "distill", "export", "evaluate"), str
@@ -107,7 +107,7 @@ def states(run: Run) -> Iterator[StageState]:
         made_with = run.fingerprint(stage.name)
         if made_with == wanted[stage.name]:
             state = "done"
-        elif run.partial(stage.name).exists():
+        elif run.stamp(run.partial(stage.name)) == wanted[stage.name]:
             state = "partial"
         else:
             state = "missing" if made_with is None else "stale"

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from potstill.machine import peak_memory_mb, usable_cores
 from potstill.problem import Problem
 from potstill.progress import Progress, Silent
-from potstill.recipe import Recipe
+from potstill.recipe import Recipe, validate_recipe
 
 LIBRARIES = ("potstill", "torch", "transformers", "accelerate", "safetensors", "tokenizers", "xllamacpp", "gguf")
 
@@ -99,7 +99,10 @@ class Run:
     def manifest(self) -> dict[str, Any]:
         """Stage name → fingerprint, versions, seconds, peak memory; empty for a new run."""
         path = self.folder / "manifest.json"
-        return dict(read_json(path)["stages"]) if path.exists() else {}
+        content = read_json(path) if path.exists() else {"stages": {}}
+        if not isinstance(content, dict) or not isinstance(content.get("stages"), dict):
+            raise Problem(f"{path} is damaged (it lists no stages)", "Delete it; every stage is then done again.")
+        return dict(content["stages"])
 
     def fingerprint(self, name: str) -> str | None:
         """Fingerprint a finished stage was made with; None where there is none."""
@@ -167,7 +170,7 @@ def open_run(folder: Path, home: Path | None = None, progress: Progress | None =
     path = folder / "recipe.json"
     if not path.exists():
         raise Problem(f"{folder} is not a run folder (no recipe.json)", "Start one with: potstill run RECIPE --run DIR")
-    recipe = Recipe.model_validate_json(json.dumps(read_json(path)))
+    recipe = validate_recipe(read_json(path), str(path))
     return Run(folder, recipe, home or default_home(), progress or Silent())
 
 

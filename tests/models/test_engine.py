@@ -230,11 +230,11 @@ print(engine.waiting, os.environ.get("OMP_WAIT_POLICY"))
 """
 
 
-def run_script(gguf: Path, *, waiting: str, before: str = "") -> subprocess.CompletedProcess[str]:
+def run_script(gguf: Path, *, waiting: str, before: str = "", script: str = SCRIPT) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(Path(library.__file__).parents[2])}
     environment.pop("OMP_WAIT_POLICY", None)
     return subprocess.run(
-        [sys.executable, "-c", SCRIPT.format(waiting=waiting, before=before), str(gguf)],
+        [sys.executable, "-c", script.format(waiting=waiting, before=before), str(gguf)],
         capture_output=True,
         text=True,
         env=environment,
@@ -249,6 +249,15 @@ def test_an_unfinished_process_ends_quietly_and_with_the_policy_it_asked_for(tin
 
     assert (finished.returncode, finished.stderr) == (0, "")
     assert finished.stdout == f"{waiting} None\n"  # nothing of llama.cpp's log, and the environment as it was
+
+
+def test_active_waiting_leaves_the_machine_alone_between_answers(tiny_gguf: Path) -> None:
+    idle = "import time; list(pieces); time.sleep(0.2); begin = time.process_time(); time.sleep(0.5)"
+    script = SCRIPT.replace("Threads(1, 1,", "Threads(2, 2,") + idle + "; print(time.process_time() - begin)"
+
+    finished = run_script(tiny_gguf, waiting="ACTIVE", script=script)
+
+    assert float(finished.stdout.split()[-1]) < 0.1
 
 
 def test_a_policy_that_came_too_late_is_not_claimed(tiny_gguf: Path) -> None:

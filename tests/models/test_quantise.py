@@ -129,3 +129,18 @@ def test_predicted_bytes_follow_the_types() -> None:
     assert predicted_bytes(matrices, "F16") == 2 * numbers
     assert predicted_bytes(matrices, "Q8_0") == numbers * 34 // 32
     assert predicted_bytes(matrices, "Q4_0") == numbers * 18 // 32
+
+
+def test_a_small_training_does_not_decide_every_rounding() -> None:
+    """Weights on a coarser file's grid lie between two Q4_0 values; moving them by 1 % of a step must not move them by
+    half a step, all in training's direction. Rounding without a searched scale does that."""
+    random = np.random.default_rng(0)
+    q5, q4 = GGMLQuantizationType.Q5_0, GGMLQuantizationType.Q4_0
+    grid = dequantize(quantize((0.02 * random.standard_normal((64, 896))).astype(np.float32), q5), q5)
+    direction = np.sign(random.standard_normal(grid.shape)).astype(np.float32)
+    trained = grid + 1e-4 * direction
+    plain = dequantize(quantize(trained, q4), q4) - trained
+    searched = restored(trained, "Q4_0") - trained
+    assert (plain * direction).mean() > 1e-3  # the fault is real: ten times the training's own step
+    assert abs((searched * direction).mean()) < 1e-4
+    assert np.square(searched).mean() < np.square(plain).mean()

@@ -5,18 +5,20 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from potstill.prompts.normalise import normalise
 
 
 @given(st.text())
+@settings(deadline=None)
 def test_doing_it_twice_changes_nothing(text: str) -> None:
     assert normalise(normalise(text)) == normalise(text)
 
 
 @given(st.text(st.characters(codec=None)))  # lone surrogates too: JSON can spell them
+@settings(deadline=None)
 def test_result_can_be_written_and_has_no_control_characters(text: str) -> None:
     clean = normalise(text)
     clean.encode()

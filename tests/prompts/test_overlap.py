@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from potstill.prompts.overlap import GramRanks, OverlapIndex, Share, containment, grams, jaccard
@@ -21,6 +21,7 @@ def find_slowly(added: list[str], text: str, threshold: float, share: Share) -> 
 
 
 @given(TEXTS, THRESHOLDS, st.sampled_from([jaccard, containment]))
+@settings(deadline=None)
 def test_finds_what_comparing_with_everything_finds(texts: list[str], threshold: float, share: Share) -> None:
     ranks, index = GramRanks(texts), OverlapIndex(threshold)
     for place, text in enumerate(texts):
@@ -30,6 +31,7 @@ def test_finds_what_comparing_with_everything_finds(texts: list[str], threshold:
 
 
 @given(TEXTS, TEXTS)
+@settings(deadline=None)
 def test_which_grams_are_rare_changes_speed_alone(texts: list[str], others: list[str]) -> None:
     found = []
     for ranks in (GramRanks(texts), GramRanks(texts + others)):
@@ -54,6 +56,7 @@ def test_grams(text: str, expected: set[str]) -> None:
 
 
 @given(st.integers(1, 50), st.integers(1, 50), st.data())
+@settings(deadline=None)
 def test_containment_is_never_below_jaccard(asked: int, added: int, data: st.DataObject) -> None:
     common = data.draw(st.integers(0, min(asked, added)))
     assert containment(common, asked, added) >= jaccard(common, asked, added)

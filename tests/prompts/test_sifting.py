@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from potstill.progress import Silent
@@ -77,6 +77,7 @@ def test_golden_prompt_stays_whatever_it_is_like() -> None:
     st.lists(st.text("ab", min_size=1, max_size=9), max_size=3),
     st.sampled_from([0.3, 0.5, 0.8]),
 )
+@settings(deadline=None)
 def test_what_stays_is_apart(rows: list[tuple[str, Split, bool]], away: list[str], threshold: float) -> None:
     prompts = [
         prompt(str(place), text, split, GOLDEN if golden else f"own:{place}")

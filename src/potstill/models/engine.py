@@ -48,7 +48,7 @@ class Threads:
     prefill: int
     """Threads that read the prompt, or write for several conversations at once."""
     waiting: Waiting
-    """PASSIVE: idle threads sleep. ACTIVE: they spin: faster alone, terrible beside other work."""
+    """PASSIVE: idle threads sleep at once. ACTIVE: they spin first: faster alone, terrible beside other work."""
 
 
 def default_threads(cores: int) -> Threads:

@@ -24,6 +24,9 @@ from potstill.problem import Problem
 Waiting = Literal["PASSIVE", "ACTIVE"]
 
 _POLICY = "OMP_WAIT_POLICY"
+_SPINS = "GOMP_SPINCOUNT"
+_SPINS_ACTIVE = "300000"
+"""About 10 ms: longer than any pause between two tokens. Without it an idle chat would keep a core busy for ever."""
 _in_force: str | None = None
 
 
@@ -39,15 +42,17 @@ def load(waiting: Waiting) -> ModuleType:
     if _openmp_is_mapped():
         _in_force = _in_force or _policy_in_environment()
         return _import()
-    before = os.environ.get(_POLICY)
+    before = dict(os.environ)
     os.environ[_POLICY] = _in_force = waiting
+    if waiting == "ACTIVE":
+        os.environ.setdefault(_SPINS, _SPINS_ACTIVE)
     try:
         return _import()
     finally:  # child processes choose for themselves
-        if before is None:
-            del os.environ[_POLICY]
-        else:
-            os.environ[_POLICY] = before
+        for name in (_POLICY, _SPINS):
+            os.environ.pop(name, None)
+            if name in before:
+                os.environ[name] = before[name]
 
 
 def waiting_in_force() -> str:

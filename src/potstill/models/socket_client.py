@@ -16,7 +16,7 @@ from typing import Any
 
 _LONGEST_PATH = 80
 """Bytes of the folder's path; the kernel allows 104 with the socket's name on macOS, 108 on Linux."""
-_TIMEOUT_S = 60.0
+_TIMEOUT_S = 300.0
 
 
 class PrivateSocket:

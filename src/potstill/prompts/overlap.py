@@ -16,7 +16,6 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
-_ROUNDING = 1e-9
 Share = Callable[[int, int, int], float]
 
 
@@ -61,7 +60,7 @@ class OverlapIndex:
 
     def add(self, name: str, ranks: array[int]) -> None:
         """Make a text findable."""
-        telling = len(ranks) - math.ceil(self._threshold * len(ranks) - _ROUNDING) + 1
+        telling = len(ranks) - math.ceil(self._threshold * len(ranks)) + 1
         for rank in ranks[:telling]:
             self._places[rank].append(len(self._added))
         self._added.append((name, ranks))

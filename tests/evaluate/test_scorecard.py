@@ -1,0 +1,59 @@
+"""Measures and their intervals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from potstill.evaluate.fidelity import add_fidelity
+from potstill.evaluate.scorecard import Scorecard, bootstrap, fact, mean_of, ratio
+from potstill.fidelity import Fidelity
+
+
+def test_a_constant_has_no_width() -> None:
+    found = bootstrap(mean_of([3.0] * 20), ratio, "ms", 200, seed=0)
+    assert (found.value, found.low, found.high, found.n, found.unit) == (3.0, 3.0, 3.0, 20, "ms")
+
+
+def test_one_sample_has_no_interval() -> None:
+    found = bootstrap(mean_of([3.0]), ratio, "ms", 200, seed=0)
+    assert (found.value, found.low, found.high, found.n) == (3.0, None, None, 1)
+    assert (fact(85.3, "MB").low, fact(85.3, "MB").n) == (None, 1)
+
+
+def test_the_seed_decides_the_interval() -> None:
+    rows = mean_of(np.random.default_rng(0).normal(size=30).tolist())
+    assert bootstrap(rows, ratio, "x", 300, seed=1) == bootstrap(rows, ratio, "x", 300, seed=1)
+    assert bootstrap(rows, ratio, "x", 300, seed=1) != bootstrap(rows, ratio, "x", 300, seed=2)
+
+
+def test_the_interval_of_a_mean_is_as_wide_as_theory_says() -> None:
+    values = np.random.default_rng(0).normal(5.0, 2.0, size=400)
+    found = bootstrap(mean_of(values.tolist()), ratio, "x", 4000, seed=0)
+    assert found.value == pytest.approx(values.mean())
+    assert found.low is not None and found.high is not None
+    error = values.std(ddof=1) / np.sqrt(400)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.08)
+    assert found.low < found.value < found.high
+
+
+def test_long_answers_count_for_more() -> None:
+    assert bootstrap([[10.0, 10.0], [0.0, 30.0]], ratio, "nats", 100, seed=0).value == 0.25
+
+
+def test_fidelity_sums_become_means(tmp_path: Path) -> None:
+    answers = [Fidelity(10, 5.0, 8.0, 9.0, 10 * np.log(4)), Fidelity(30, 15.0, 12.0, 21.0, 30 * np.log(4))]
+    card = Scorecard()
+    add_fidelity(card, "student", answers, 100, seed=0)
+    card.write(tmp_path / "card.json")
+    found = {metric: row["student"] for metric, row in json.loads((tmp_path / "card.json").read_text()).items()}
+    values = {metric: measure["value"] for metric, measure in found.items()}
+    assert values == pytest.approx(
+        {"fidelity.kl": 0.5, "fidelity.top1": 0.5, "fidelity.top5": 0.75, "fidelity.perplexity": 4.0}
+    )
+    assert {measure["n"] for measure in found.values()} == {2}
+    assert found["fidelity.kl"]["low"] == pytest.approx(0.5) == found["fidelity.kl"]["high"]
+    assert set(found["fidelity.kl"]) == {"value", "n", "low", "high", "unit"}

@@ -1,0 +1,127 @@
+"""The forecast: rows that follow the recipe, and a refusal before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from potstill import check
+from potstill.machine import Machine
+from potstill.problem import Problem
+from potstill.prompts import golden
+from potstill.recipe import Recipe, validate_recipe
+
+MACHINE = Machine(2, 16_000.0, 50_000.0, 100.0, 200.0, 20.0)
+
+
+def recipe_with(**sections: object) -> Recipe:
+    return validate_recipe({"name": "x", **sections}, "test")
+
+
+def rows(recipe: Recipe, machine: Machine = MACHINE) -> dict[str, tuple[str, str]]:
+    return {what: (amount, note) for what, amount, note in check.predict(recipe, machine)}
+
+
+def minutes(recipe: Recipe, machine: Machine = MACHINE) -> dict[str, float]:
+    parts = (part.rsplit(" ", 1) for part in rows(recipe, machine)["minutes"][1].split(", "))
+    return {name: float(value) for name, value in parts}
+
+
+@pytest.fixture(autouse=True)
+def roomy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "disk_free_mb", lambda _: 1e9)
+    monkeypatch.setattr(check, "available_memory_mb", lambda: 1e9)
+
+
+def test_every_row_is_there() -> None:
+    found = rows(recipe_with())
+    assert {"prompts", "tokens read", "disk, run folder", "memory", "minutes", "this machine"} == set(found)
+    assert found["prompts"][0] == f"{len(golden())}"
+    assert "50 GB free" in found["disk, run folder"][1] and "16.0 GB available" in found["memory"][1]
+    assert "2 cores" in found["this machine"][0]
+
+
+def test_the_budget_is_what_training_takes() -> None:
+    assert minutes(recipe_with(distill={"budget_minutes": 7}))["distill"] == 7.0
+
+
+def test_a_machine_half_as_fast_takes_twice_as_long() -> None:
+    slow = Machine(2, 16_000.0, 50_000.0, 50.0, 100.0, 20.0)
+    for stage in ("signals", "prune", "distill"):
+        assert minutes(recipe_with(), slow)[stage] == pytest.approx(2 * minutes(recipe_with())[stage], abs=0.11)
+
+
+def test_more_parameters_epochs_and_calibration_cost_more() -> None:
+    base = minutes(recipe_with())
+    assert minutes(recipe_with(distill={"epochs": 3}))["distill"] > 2.5 * base["distill"]
+    assert minutes(recipe_with(prune={"calibration_tokens": 120_000}))["prune"] > 1.8 * base["prune"]
+    small, large = recipe_with(prune={"parameters": 80_000_000}), recipe_with(prune={"parameters": 300_000_000})
+    assert check.run_megabytes(small) < check.run_megabytes(recipe_with()) < check.run_megabytes(large)
+    assert check.memory_megabytes(small) < check.memory_megabytes(large)
+
+
+def test_only_answers_that_must_be_written_cost_time(tmp_path: Path) -> None:
+    own = tmp_path / "own.txt"
+    own.write_text("一\n二\n\n三\n", encoding="utf-8")
+    assert minutes(recipe_with())["answers"] == 0.0
+    assert minutes(recipe_with(answers={"fresh": True}))["answers"] > 5
+    files = {"files": [{"path": str(own)}]}
+    assert check.count_prompts(recipe_with(prompts=files)) == len(golden()) + 3
+    assert check.count_prompts(recipe_with(prompts={**files, "golden": False})) == 3
+    assert 0 < minutes(recipe_with(prompts={**files, "golden": False}))["answers"] < 5
+
+
+def test_the_limit_counts_training_prompts_of_all_sources() -> None:
+    held_out = sum(prompt.split == "held-out" for prompt in golden())
+    assert check.count_prompts(recipe_with(prompts={"limit": 10})) == held_out + 10
+
+
+def test_a_roomy_machine_is_not_refused(tmp_path: Path) -> None:
+    check.refuse(recipe_with(), tmp_path / "runs" / "x", tmp_path / "home")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "disk_free_mb", lambda _: 100.0)
+    with pytest.raises(Problem, match=r"0\.1 GB free, .* GB needed\. Free some, or give another --run"):
+        check.refuse(recipe_with(), tmp_path / "runs" / "x", tmp_path / "home")
+
+
+def test_a_full_home_is_refused_unless_the_teacher_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setattr(check, "disk_free_mb", lambda place: 100.0 if place == home else 1e9)
+    with pytest.raises(Problem, match="set POTSTILL_HOME to another disk"):
+        check.refuse(recipe_with(), tmp_path / "x", home)
+    (home / "teachers" / recipe_with().teacher.model / "checkpoint").mkdir(parents=True)
+    check.refuse(recipe_with(), tmp_path / "x", home)
+
+
+def test_too_little_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "available_memory_mb", lambda: 900.0)
+    with pytest.raises(Problem, match=r"0\.9 GB of memory available, .* Lower prune\.calibration_tokens"):
+        check.refuse(recipe_with(), tmp_path / "x", tmp_path / "home")
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"prompts": {"files": [{"path": "/none/a.jsonl"}]}},
+        {"vocab": {"texts": ["/none/a.jsonl"]}},
+        {"prune": {"texts": ["/none/a.jsonl"]}},
+    ],
+)
+def test_a_missing_file_is_refused(tmp_path: Path, sections: dict[str, object]) -> None:
+    with pytest.raises(Problem, match=r"/none/a\.jsonl: named in the recipe, but not there"):
+        check.refuse(recipe_with(**sections), tmp_path / "x", tmp_path / "home")
+
+
+def test_the_signals_format_counts() -> None:
+    exact = recipe_with(signals={"precision": "float16"})
+    assert check.run_megabytes(exact) > check.run_megabytes(recipe_with())
+
+
+def test_a_shape_given_in_full_counts_instead_of_the_target() -> None:
+    small = recipe_with(prune={"layers": 2, "ffn": 64, "parameters": 900_000_000})
+    assert check.run_megabytes(small) < check.run_megabytes(recipe_with())

@@ -1,0 +1,190 @@
+"""The command line: exit codes, one clear line for bad input, nothing heavy for --help."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from potstill import cli, pipeline
+from potstill.problem import Problem
+from potstill.recipe import Recipe
+from potstill.run import Run, write_json
+
+VERBS = {
+    "run", "check", "schema", "teachers", "status", "prompts", "answers", "vocab", "signals", "prune", "distill",
+    "export", "evaluate", "report", "chat",
+}  # fmt: skip
+
+
+def type_in(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of `potstill words`, as the entry point gives them."""
+    monkeypatch.setattr(sys, "argv", ["potstill", *map(str, words)])
+    try:
+        cli.main()
+        code = 0
+    except SystemExit as left:
+        code = int(left.code or 0)
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty POTSTILL_HOME, and a working folder nobody minds."""
+    monkeypatch.setenv("POTSTILL_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def recipe_file(folder: Path, text: str = "") -> Path:
+    path = folder / "r.toml"
+    path.write_text(f'name = "x"\n{text}', encoding="utf-8")
+    return path
+
+
+def test_help_names_every_verb_and_shows_examples() -> None:
+    runner = CliRunner()
+    listed = runner.invoke(cli.app, ["--help"])
+    assert listed.exit_code == 0
+    assert all(f" {verb} " in listed.output for verb in VERBS)
+    for verb in VERBS:
+        assert "Example:" in runner.invoke(cli.app, [verb, "--help"]).output, verb
+
+
+def test_every_stage_is_a_verb() -> None:
+    assert {stage.name for stage in pipeline.STAGES} <= VERBS
+
+
+@pytest.mark.parametrize(
+    "code", ["import potstill.cli", "import sys; sys.argv = ['potstill', '--help']; import potstill.cli as c; c.app()"]
+)
+def test_help_loads_nothing_heavy(code: str) -> None:
+    look = "\nimport sys; print('HEAVY', [n for n in ('torch', 'transformers', 'xllamacpp', 'numpy', 'pydantic') if n in sys.modules])"
+    script = f"import atexit\natexit.register(lambda: exec({look!r}))\n{code}"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "HEAVY []" in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "none.toml"], "none.toml: no such recipe"),
+        (["check", "none.toml"], "none.toml: no such recipe"),
+        (["run", "broken.toml"], "not valid TOML"),
+        (["check", "binary.toml"], "cannot be read"),
+        (["run", "r.toml", "--budget", "soon"], "--budget soon is not a time"),
+        (["run", "r.toml", "--budget", "-3m"], "is not a time"),
+        (["run", "r.toml", "--budget", "nan"], "is not a time"),
+        (["run", "unknown.toml"], "There is no teacher 'qwen2.5-coder-0.5b-instrukt' (nearest:"),
+        (["run", "nofile.toml"], "none.jsonl: named in the recipe, but not there"),
+        (["check", "nofile.toml"], "none.jsonl: named in the recipe, but not there"),
+        (["status", "."], "is not a run folder"),
+        (["distill", "nowhere"], "nowhere is not a run folder"),
+        (["evaluate", "nowhere"], "is not a run folder"),
+        (["report", "nowhere"], "is not a run folder"),
+        (["signals", "nowhere", "--verify"], "is not a run folder"),
+        (["chat", "."], "is not a run folder"),
+        (["chat", "nowhere.gguf"], "nowhere.gguf"),
+        (["chat", "noise.gguf", "--once", "hi"], "noise.gguf"),
+        (["chat", "empty.gguf", "--once", "hi"], "empty.gguf"),
+    ],
+)
+def test_bad_input_gets_one_clear_line(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    from potstill import check, machine
+
+    monkeypatch.setattr(check, "disk_free_mb", lambda _: 1e9)
+    monkeypatch.setattr(check, "available_memory_mb", lambda: 1e9)
+    quick = machine.Machine(2, 1e9, 1e9, 100.0, 100.0, 10.0)
+    monkeypatch.setattr(machine, "probe", lambda *_: quick)
+    recipe_file(home)
+    (home / "broken.toml").write_text('name = "x')
+    (home / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    (home / "unknown.toml").write_text('name = "x"\n[teacher]\nmodel = "qwen2.5-coder-0.5b-instrukt"\n')
+    (home / "nofile.toml").write_text('name = "x"\n[[prompts.files]]\npath = "none.jsonl"\n')
+    (home / "noise.gguf").write_bytes(os.urandom(5000))
+    (home / "empty.gguf").write_bytes(b"")
+    code, _, error = type_in(monkeypatch, capsys, *words)
+    assert code == 1, error
+    assert said in error and error.startswith("potstill: ")
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", [["destill", "x"], ["run"], ["chat", "x", "--threads", "many"], ["run", "a", "b"]])
+def test_usage_mistakes_exit_with_2(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    code, _, error = type_in(monkeypatch, capsys, *words)
+    assert code == 2 and "Traceback" not in error and error
+
+
+def test_every_mistake_of_a_recipe_is_printed(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = recipe_file(home, "[vocab]\nsise = 3\n[distill]\nepochs = -1\n")
+    code, _, error = type_in(monkeypatch, capsys, "check", path)
+    assert code == 1 and "2 mistakes" in error and "vocab.sise" in error and "distill.epochs" in error
+
+
+def test_ctrl_c_says_how_to_go_on(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(_: Run) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "run_all", stop)
+    monkeypatch.setattr(cli, "refuse_what_cannot_fit", lambda _: None)
+    code, _, error = type_in(monkeypatch, capsys, "run", recipe_file(home))
+    assert code == 130 and "goes on where it was" in error and "Traceback" not in error
+
+
+def test_a_run_ends_with_scorecard_report_and_chat(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[Run] = []
+
+    def work(run: Run) -> None:
+        seen.append(run)
+        (run.folder / "evaluate").mkdir(parents=True)
+        row = {"value": 1.5, "n": 40, "low": 1.4, "high": 1.6, "unit": "nats"}
+        size = {"value": 85.0, "n": 1, "low": None, "high": None, "unit": "MB"}
+        card = {"fidelity.kl": {"student": row}, "size.file_mb": {"student": size, "teacher": size}}
+        write_json(run.folder / "evaluate" / "scorecard.json", card)
+
+    monkeypatch.setattr(pipeline, "run_all", work)
+    monkeypatch.setattr(cli, "refuse_what_cannot_fit", lambda _: None)
+    code, out, error = type_in(monkeypatch, capsys, "run", recipe_file(home), "--run", "here", "--budget", "90s")
+    assert code == 0, error
+    assert seen[0].folder == Path("here") and seen[0].recipe.distill.budget_minutes == 1.5
+    assert "1.5 [1.4–1.6] nats, n=40" in out and "here/report/report.html" in out and "potstill chat here" in out
+
+
+def test_tables_come_as_json(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run(home / "run", Recipe(name="x"), home / "home")
+    run.keep_recipe()
+    code, out, _ = type_in(monkeypatch, capsys, "status", run.folder, "--json")
+    assert code == 0
+    assert [row["stage"] for row in json.loads(out)] == [stage.name for stage in pipeline.STAGES]
+    assert {row["state"] for row in json.loads(out)} == {"missing"}
+    code, out, _ = type_in(monkeypatch, capsys, "teachers", "--json")
+    assert code == 0 and "qwen2.5-coder-0.5b-instruct" in [row["name"] for row in json.loads(out)]
+    code, out, _ = type_in(monkeypatch, capsys, "schema")
+    assert code == 0 and json.loads(out)["properties"]["name"]["type"] == "string"
+
+
+@pytest.mark.parametrize(("text", "value"), [("90s", 1.5), ("10m", 10.0), ("1.5h", 90.0), ("7", 7.0), (".5m", 0.5)])
+def test_times_are_read(text: str, value: float) -> None:
+    assert cli.minutes(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("text", ["", "m", "0", "-1m", "inf", "nan", "ten", "3d", "1h30m"])
+def test_what_is_no_time_is_told(text: str) -> None:
+    with pytest.raises(Problem, match="is not a time"):
+        cli.minutes(text)

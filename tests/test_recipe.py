@@ -1,0 +1,154 @@
+"""Recipes: every mistake at once with its place, defaults spelled out, paths beside the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from potstill.problem import Problem
+from potstill.recipe import Recipe, TemperatureSection, load_recipe, validate_recipe, with_budget
+
+SHIPPED = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
+
+
+def mistakes(data: dict[str, object]) -> str:
+    with pytest.raises(Problem) as caught:
+        validate_recipe(data, "my.toml")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_every_shipped_recipe_loads(path: Path) -> None:
+    assert load_recipe(path).name == path.stem
+
+
+def test_there_are_shipped_recipes() -> None:
+    assert "demo.toml" in [path.name for path in SHIPPED]
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    text = mistakes(
+        {
+            "name": "x",
+            "vocab": {"sise": 512},
+            "distill": {"learning_rate": 7, "epochs": "two"},
+            "export": {"types": ["F16", "Q4_1"]},
+            "prune": {"choose": "influense"},
+        }
+    )
+    assert text.startswith("my.toml: 5 mistakes")
+    assert "vocab.sise: unknown key; did you mean `size`?" in text
+    assert "distill.learning_rate: input should be less than or equal to 1 (given: 7)" in text
+    assert "distill.epochs: input should be a valid number" in text and '(given: "two")' in text
+    assert "export.types.1:" in text and "did you mean 'Q4_K'?" in text
+    assert "did you mean 'influence'?" in text
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({}, "name: missing"),
+        ({"name": "x", "promts": {}}, "promts: unknown key; did you mean `prompts`?"),
+        ({"name": "x", "zzzzzz": 1}, "known here: name, seed, teacher"),
+        ({"name": "x", "seed": "3"}, "seed: input should be a valid integer"),
+        ({"name": "x", "seed": True}, "seed: input should be a valid integer"),
+        ({"name": "x", "vocab": 3}, "vocab: input should be"),
+        ({"name": "x", "prompts": {"files": [{"path": "a", "categroy": "b"}]}}, "did you mean `category`?"),
+        ({"name": "x", "distill": {"temperature": {"stat": 2}}}, "distill.temperature.stat: unknown key"),
+        ({"name": "x", "distill": {"temperature": {"start": 5.0, "end": 2.0}}}, "a constant schedule needs start = end"),
+        ({"name": "x", "export": {"types": ["F16"], "ship": "Q4_0"}}, 'ship = "Q4_0" is not among types'),
+        ({"name": "x", "prompts": {"golden": False}}, "there is nothing to ask"),
+        ({"name": "x", "answers": {"max_tokens": 512, "context": 512}}, "smaller than answers.context"),
+        ({"name": "x", "vocab": {"size": 1000}}, "vocab.size: input should be a multiple of 64"),
+        ({"name": "x", "answers": {"temperature": float("nan")}}, "answers.temperature:"),
+    ],
+)
+def test_a_mistake_has_its_place_and_its_remedy(data: dict[str, object], said: str) -> None:
+    text = mistakes(data)
+    assert said in text
+    assert text.startswith("my.toml: 1 mistake\n") and "potstill schema" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'name = "x', "not valid TOML"),
+        (b'name = "x"\nname = "y"\n', "not valid TOML"),
+        (b'name = "\xff"', "cannot be read"),
+        (b"", "name: missing"),
+    ],
+)
+def test_an_unreadable_file_is_told_in_words(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_bytes(content)
+    with pytest.raises(Problem, match=said) as caught:
+        load_recipe(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_or_a_folder_is_told_in_words(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="no such recipe"):
+        load_recipe(tmp_path / "none.toml")
+    with pytest.raises(Problem, match="cannot be read"):
+        load_recipe(tmp_path)
+
+
+def test_paths_are_taken_from_where_the_recipe_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "r.toml").write_text(
+        'name = "x"\n[teacher]\nmodel = "teacher"\n[[prompts.files]]\npath = "a.jsonl"\n'
+        '[[prompts.files]]\npath = "/data/b.jsonl"\n[vocab]\ntexts = ["../t.txt"]\n[prune]\ntexts = ["u.txt"]\n'
+    )
+    monkeypatch.chdir(tmp_path.parent)
+    recipe = load_recipe(Path(tmp_path.name) / "r.toml")
+    assert recipe.teacher.model == str(tmp_path / "teacher")
+    assert [file.path for file in recipe.prompts.files] == [tmp_path / "a.jsonl", Path("/data/b.jsonl")]
+    assert recipe.vocab.texts == (tmp_path / ".." / "t.txt",) and recipe.prune.texts == (tmp_path / "u.txt",)
+
+
+def test_a_teachers_name_stays_a_name(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text('name = "x"\n[teacher]\nmodel = "owner/model"\n')
+    assert load_recipe(tmp_path / "r.toml").teacher.model == "owner/model"
+
+
+def test_a_recipe_is_frozen_and_survives_json() -> None:
+    recipe = validate_recipe({"name": "x", "distill": {"hidden_pairs": [{"student": 2, "teacher": 3}]}}, "t")
+    with pytest.raises(ValidationError):
+        recipe.distill.epochs = 3.0
+    assert validate_recipe(json.loads(recipe.model_dump_json()), "t") == recipe
+
+
+def test_every_key_has_a_description_and_every_default_is_valid() -> None:
+    schema = Recipe.model_json_schema()
+    sections = [schema, *schema["$defs"].values()]
+    missing = [
+        f"{section['title']}.{name}"
+        for section in sections
+        for name, key in section.get("properties", {}).items()
+        if "description" not in key and "$ref" not in key
+    ]
+    assert missing == []
+    assert all(section["additionalProperties"] is False for section in sections)
+    defaults = Recipe.model_validate({"name": "x"})
+    assert validate_recipe(defaults.model_dump(mode="json"), "t") == defaults
+
+
+def test_the_budget_replaces_the_recipes(tmp_path: Path) -> None:
+    recipe = validate_recipe({"name": "x", "distill": {"budget_minutes": 3}}, "t")
+    assert with_budget(recipe, None) is recipe
+    assert with_budget(recipe, 1.5).distill.budget_minutes == 1.5
+    assert recipe.distill.budget_minutes == 3
+
+
+def test_signals_hold_every_paired_layer_once() -> None:
+    pairs = [{"student": 1, "teacher": 4}, {"student": 2, "teacher": 2}, {"student": 3, "teacher": 4}]
+    assert validate_recipe({"name": "x", "distill": {"hidden_pairs": pairs}}, "t").teacher_layers() == (2, 4)
+
+
+def test_temperatures_go_from_start_to_end() -> None:
+    falling = TemperatureSection(schedule="cosine", start=5.0, end=2.0, levels=4)
+    assert falling.values() == pytest.approx((5.0, 4.0, 3.0, 2.0))
+    assert TemperatureSection(start=2.0, end=2.0).values() == (2.0,)

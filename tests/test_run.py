@@ -1,0 +1,161 @@
+"""A run folder: a stage is whole or absent, what is stale goes, damage is told in words."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from potstill.problem import Problem
+from potstill.recipe import Recipe
+from potstill.run import Run, default_home, digest, open_run, read_json, write_json, write_text
+
+RECIPE = Recipe.model_validate({"name": "x"})
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path / "run", RECIPE, tmp_path / "home")
+
+
+def build(run: Run, name: str, fingerprint: str, content: str) -> None:
+    with run.building(name, fingerprint) as folder:
+        (folder / "made.txt").write_text(content)
+
+
+def break_off(run: Run, name: str, fingerprint: str) -> None:
+    with pytest.raises(KeyboardInterrupt), run.building(name, fingerprint) as folder:
+        (folder / "half.txt").write_text("half")
+        raise KeyboardInterrupt
+
+
+def test_a_stage_appears_when_it_is_whole(run: Run) -> None:
+    with run.building("vocab", "f1") as folder:
+        assert run.stamp(folder) == "f1"
+        assert not (run.folder / "vocab").exists() and run.fingerprint("vocab") is None
+        (folder / "made.txt").write_text("a")
+    assert [path.name for path in run.stage("vocab").iterdir()] == ["made.txt"]
+    assert not run.partial("vocab").exists()
+    assert run.fingerprint("vocab") == "f1"
+    assert {"finished", "seconds", "peak_memory_mb", "versions", "machine"} <= set(run.manifest()["vocab"])
+
+
+def test_a_broken_off_stage_is_not_a_stage(run: Run) -> None:
+    break_off(run, "vocab", "f1")
+    assert run.fingerprint("vocab") is None
+    with pytest.raises(Problem, match="the stage `vocab` has not run"):
+        run.stage("vocab")
+
+
+def test_a_broken_off_stage_goes_on(run: Run) -> None:
+    break_off(run, "vocab", "f1")
+    with run.building("vocab", "f1") as folder:
+        assert (folder / "half.txt").read_text() == "half"
+    assert (run.stage("vocab") / "half.txt").exists()
+
+
+def test_what_was_begun_for_another_recipe_goes(run: Run) -> None:
+    break_off(run, "vocab", "f1")
+    with run.building("vocab", "f2") as folder:
+        assert not (folder / "half.txt").exists()
+
+
+def test_what_was_begun_by_nobody_knows_whom_goes(run: Run) -> None:
+    run.partial("vocab").mkdir(parents=True)
+    (run.partial("vocab") / "old.txt").write_text("old")
+    build(run, "vocab", "f1", "new")
+    assert [path.name for path in run.stage("vocab").iterdir()] == ["made.txt"]
+
+
+def test_the_old_result_stays_until_the_new_one_is_whole(run: Run) -> None:
+    build(run, "vocab", "f1", "one")
+    break_off(run, "vocab", "f2")
+    assert run.fingerprint("vocab") == "f1" and (run.stage("vocab") / "made.txt").read_text() == "one"
+    build(run, "vocab", "f2", "two")
+    assert run.fingerprint("vocab") == "f2" and (run.stage("vocab") / "made.txt").read_text() == "two"
+
+
+def test_time_counts_over_a_break(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([0.0, 40.0, 100.0, 102.0])
+    monkeypatch.setattr("potstill.run.time.monotonic", lambda: next(seconds))
+    break_off(run, "vocab", "f1")
+    build(run, "vocab", "f1", "a")
+    assert run.manifest()["vocab"]["seconds"] == 42.0
+
+
+def test_a_deleted_folder_is_not_done(run: Run) -> None:
+    build(run, "vocab", "f1", "a")
+    (run.stage("vocab") / "made.txt").unlink()
+    run.stage("vocab").rmdir()
+    assert run.fingerprint("vocab") is None
+
+
+def test_two_processes_never_share_a_run(run: Run) -> None:
+    other = (
+        "import sys; from pathlib import Path; from potstill.run import Run; from potstill.recipe import Recipe\n"
+        "with Run(Path(sys.argv[1]), Recipe(name='x')).alone(): pass\n"
+    )
+    with run.alone():
+        found = subprocess.run([sys.executable, "-c", other, str(run.folder)], capture_output=True, text=True)
+        assert found.returncode == 1 and "is in use by another potstill" in found.stderr
+    assert subprocess.run([sys.executable, "-c", other, str(run.folder)], capture_output=True).returncode == 0
+
+
+def test_a_run_is_opened_as_it_was_kept(run: Run) -> None:
+    run.keep_recipe()
+    assert open_run(run.folder).recipe == RECIPE
+
+
+def test_no_run_is_told_in_words(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="is not a run folder"):
+        open_run(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"name": 3}', '{"name": "x", "gone": 1}'])
+def test_a_damaged_recipe_is_told_in_words(run: Run, text: str) -> None:
+    run.keep_recipe()
+    (run.folder / "recipe.json").write_text(text)
+    with pytest.raises(Problem, match=r"recipe\.json"):
+        open_run(run.folder)
+
+
+@pytest.mark.parametrize("text", ["", '{"stages": {"voc', "[]", "{}", '{"stages": 3}'])
+def test_a_damaged_manifest_is_told_in_words(run: Run, text: str) -> None:
+    build(run, "vocab", "f1", "a")
+    (run.folder / "manifest.json").write_text(text)
+    with pytest.raises(Problem, match=r"manifest\.json"):
+        run.fingerprint("vocab")
+
+
+def test_files_are_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "note.json"
+    write_json(path, {"钥匙": 1})
+    assert "钥匙" in path.read_text(encoding="utf-8") and read_json(path) == {"钥匙": 1}
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr(Path, "write_text", fail)
+    with pytest.raises(OSError, match="no space"):
+        write_text(path, "{}")
+    assert json.loads(path.read_bytes()) == {"钥匙": 1}
+
+
+def test_a_missing_file_is_told_in_words(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="is missing"):
+        read_json(tmp_path / "none.json")
+
+
+def test_a_digest_depends_on_content_alone() -> None:
+    assert digest({"a": 1, "b": [2.0, None]}) == digest({"b": [2.0, None], "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2}) != digest({"a": "2"})
+
+
+def test_home_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("POTSTILL_HOME", str(tmp_path))
+    assert default_home() == tmp_path
+    monkeypatch.setenv("POTSTILL_HOME", "")
+    assert default_home() == Path.home() / ".cache" / "potstill"
