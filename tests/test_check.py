@@ -125,3 +125,19 @@ def test_the_signals_format_counts() -> None:
 def test_a_shape_given_in_full_counts_instead_of_the_target() -> None:
     small = recipe_with(prune={"layers": 2, "ffn": 64, "parameters": 900_000_000})
     assert check.run_megabytes(small) < check.run_megabytes(recipe_with())
+
+
+def test_a_shape_the_default_teacher_cannot_give_is_refused(tmp_path: Path) -> None:
+    for prune, said in (
+        ({"layers": 30}, "the teacher has 24"),
+        ({"layers": 2, "parameters": 400_000_000}, "out of reach"),
+        ({"ffn": 6400}, "the teacher has 4864"),
+    ):
+        with pytest.raises(Problem, match=said):
+            check.refuse(recipe_with(prune=prune), tmp_path / "x", tmp_path / "home")
+        other = recipe_with(prune=prune, teacher={"model": "owner/larger"})
+        check.refuse(other, tmp_path / "x", tmp_path / "home")
+
+
+def test_the_default_student_has_the_parameters_it_is_asked_for() -> None:
+    assert check.student_parameters(recipe_with()) == pytest.approx(150e6, rel=0.02)

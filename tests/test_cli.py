@@ -22,7 +22,9 @@ VERBS = {
 }  # fmt: skip
 
 
-def type_in(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+def type_in(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object
+) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of `potstill words`, as the entry point gives them."""
     monkeypatch.setattr(sys, "argv", ["potstill", *map(str, words)])
     try:
@@ -65,8 +67,9 @@ def test_every_stage_is_a_verb() -> None:
     "code", ["import potstill.cli", "import sys; sys.argv = ['potstill', '--help']; import potstill.cli as c; c.app()"]
 )
 def test_help_loads_nothing_heavy(code: str) -> None:
-    look = "\nimport sys; print('HEAVY', [n for n in ('torch', 'transformers', 'xllamacpp', 'numpy', 'pydantic') if n in sys.modules])"
-    script = f"import atexit\natexit.register(lambda: exec({look!r}))\n{code}"
+    heavy = ("torch", "transformers", "xllamacpp", "numpy", "pydantic")
+    look = f"import sys; print('HEAVY', [name for name in {heavy!r} if name in sys.modules])"
+    script = f"import atexit\natexit.register(lambda: exec({look!r}, {{}}))\n{code}"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "HEAVY []" in found.stdout
 

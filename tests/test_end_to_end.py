@@ -69,6 +69,8 @@ samples = 2
 sample_tokens = 8
 bootstrap = 100
 """
+OTHER_TRAINING = """budget_minutes = 0.02
+temperature = { schedule = "linear", start = 2.0, end = 1.0, levels = 3 }"""
 QUESTIONS = {
     "昨天买的吐司有点干，怎样吃更软？": "喷点水，烤两分钟。",
     "帮我想三个适合小猫的名字。": "团团、豆豆、年糕。",
@@ -237,10 +239,10 @@ def test_the_scorecard_holds_every_number(finished: Run) -> None:
     fidelity = {"fidelity.kl", "fidelity.top1", "fidelity.perplexity"}
     assert speed | fidelity <= set(card)
     assert all(set(card[metric]) == both for metric in speed)
-    assert all(set(card[metric]) == both | {"cut", "healed"} for metric in fidelity)
+    assert all(set(card[metric]) == both | {"cut", "healed", "trained"} for metric in fidelity)
     assert all(set(one) == {"value", "n", "low", "high", "unit"} for row in card.values() for one in row.values())
     held_out = read_json(finished.folder / "prompts" / "report.json")["splits"]["held-out"]
-    for model in ("cut", "healed", "student"):
+    for model in ("cut", "healed", "trained", "student"):
         kl = card["fidelity.kl"][model]
         assert kl["n"] == held_out and 0 <= kl["low"] <= kl["value"] <= kl["high"]
     assert card["fidelity.kl"]["teacher"]["value"] == pytest.approx(0.0, abs=1e-6)
@@ -254,6 +256,25 @@ def test_a_second_run_does_nothing(finished: Run, place: Path) -> None:
     pipeline.run_all(open_here(place, finished.folder, said))
     assert stage_files(finished.folder) == before
     assert not said.lines
+
+
+def test_the_other_road_arrives_as_well(place: Path) -> None:
+    """Nothing held out, the topk format, layers evenly and unhealed, a falling temperature, a time budget."""
+    other = RECIPE.replace("held_out_share = 0.25", "").replace("[signals]", '[signals]\nformat = "topk"\nk = 16')
+    other = other.replace("[prune]", '[prune]\nchoose = "even"\nheal = false').replace("epochs = 2", OTHER_TRAINING)
+    other = other.replace('types = ["F16", "Q8_0"]', 'types = ["Q8_0"]').replace("samples = 2", "samples = 0")
+    (place / "other.toml").write_text(other, encoding="utf-8")
+    run = Run(place / "other", load_recipe(place / "other.toml"), place / "home", Said())
+    pipeline.run_all(run)
+    card = read_json(run.folder / "evaluate" / "scorecard.json")
+    assert set(card["speed.decode_tok_s"]) == {"teacher", "student"} and "fidelity.kl" not in card
+    assert "fidelity: not measured, nothing is held out" in run.progress.lines  # type: ignore[attr-defined]
+    assert read_json(run.folder / "prune" / "report.json")["healed"] is False
+    progress = [
+        json.loads(line)["progress"] for line in (run.folder / "distill" / "log.jsonl").read_text().splitlines()
+    ]
+    assert progress[-1] > 0.5
+    assert (run.folder / "report" / "report.html").exists()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")

@@ -58,7 +58,10 @@ def test_every_mistake_is_told_at_once() -> None:
         ({"name": "x", "vocab": 3}, "vocab: input should be"),
         ({"name": "x", "prompts": {"files": [{"path": "a", "categroy": "b"}]}}, "did you mean `category`?"),
         ({"name": "x", "distill": {"temperature": {"stat": 2}}}, "distill.temperature.stat: unknown key"),
-        ({"name": "x", "distill": {"temperature": {"start": 5.0, "end": 2.0}}}, "a constant schedule needs start = end"),
+        (
+            {"name": "x", "distill": {"temperature": {"start": 5.0, "end": 2.0}}},
+            "a constant schedule needs start = end",
+        ),
         ({"name": "x", "export": {"types": ["F16"], "ship": "Q4_0"}}, 'ship = "Q4_0" is not among types'),
         ({"name": "x", "prompts": {"golden": False}}, "there is nothing to ask"),
         ({"name": "x", "answers": {"max_tokens": 512, "context": 512}}, "smaller than answers.context"),

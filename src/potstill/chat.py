@@ -8,8 +8,9 @@ Does not know: stages, training; nothing is kept between conversations.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,10 +31,10 @@ class Conversation:
     """One conversation with one model at a time, within a bounded context.
 
     Args:
-        models: name → GGUF. open_engine: loads one. sampling: how it answers.
+        models: name → what finds its GGUF. open_engine: loads one. sampling: how it answers.
     """
 
-    models: dict[str, Path]
+    models: Mapping[str, Callable[[], Path]]
     open_engine: Callable[[Path], Engine]
     sampling: Sampling
     current: str
@@ -41,22 +42,27 @@ class Conversation:
     messages: list[dict[str, str]] = field(default_factory=list)
 
     def switch(self, name: str) -> None:
-        """Use another model; the one before gives its memory back. Raises: Problem for an unknown name."""
+        """Use another model; the one before gives its memory back. Raises: Problem where there is none of that name."""
         if name not in self.models:
             raise Problem(f"there is no model {name!r} here", f"Choose one of: {', '.join(self.models)}.")
+        gguf = self.models[name]()
         self.close()
-        self.engine, self.current, self.messages = self.open_engine(self.models[name]), name, []
+        self.engine, self.current, self.messages = self.open_engine(gguf), name, []
 
     def ask(self, question: str, write: Callable[[str], None]) -> int:
-        """Stream an answer. Returns: oldest turns dropped so that the rest fits the context."""
+        """Stream an answer. Returns: oldest turns dropped so that the rest fits the context.
+
+        Raises: Problem where the question alone does not fit; the conversation stays as it was.
+        """
         if self.engine is None:
             self.switch(self.current)
         assert self.engine is not None
         asked = [*self.messages, {"role": "user", "content": question}]
         dropped = self._make_room(asked)
+        answer = self.engine.stream(asked, self.sampling)
         pieces: list[str] = []
         try:
-            for piece in self.engine.stream(asked, self.sampling):
+            for piece in answer:
                 pieces.append(piece)
                 write(piece)
         finally:
@@ -110,20 +116,23 @@ def talk(place: Path, once: str | None, threads: int | None) -> None:
         conversation.close()
 
 
-def find_models(place: Path) -> dict[str, Path]:
-    """Models to talk to: a GGUF alone; or a run's shipped student first, its other types, and the teacher."""
+def find_models(place: Path) -> dict[str, Callable[[], Path]]:
+    """Models to talk to: a GGUF alone; or a run's shipped student first, its other types, and the teacher.
+
+    The teacher is looked for when it is asked for: it may have to be fetched, or be out of reach.
+    Raises: Problem where nothing is exported yet.
+    """
     if place.is_file():
-        return {place.stem: place}
+        return {place.stem: lambda: place}
     from potstill.export import gguf_path
     from potstill.models.teacher import find_teacher
     from potstill.run import open_run
 
     run = open_run(place)
     types = [run.recipe.export.ship, *(kind for kind in run.recipe.export.types if kind != run.recipe.export.ship)]
-    found = {"student": gguf_path(run, types[0])}
-    found |= {f"student-{kind}": gguf_path(run, kind) for kind in types[1:]}
-    found["teacher"] = find_teacher(run.recipe.teacher.model, run.home, run.progress).gguf
-    return found
+    files = {"student" if kind == types[0] else f"student-{kind}": gguf_path(run, kind) for kind in types}
+    found: dict[str, Callable[[], Path]] = {name: partial(Path, file) for name, file in files.items()}
+    return found | {"teacher": lambda: find_teacher(run.recipe.teacher.model, run.home, run.progress).gguf}
 
 
 def _threads(gguf: Path, wanted: int | None, quick: bool) -> Threads:

@@ -8,13 +8,26 @@ Does not know: how stages work beyond what each costs a token.
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from potstill.machine import Machine, available_memory_mb, disk_free_mb
 from potstill.models.catalogue import CATALOGUE
 from potstill.problem import Problem
 from potstill.prompts import golden
+from potstill.prune.shape import StudentSpec, choose_shape, count_parameters
 from potstill.recipe import Recipe
 
+TEACHER: Any = SimpleNamespace(
+    model_type="qwen2",
+    hidden_size=896,
+    num_hidden_layers=24,
+    intermediate_size=4864,
+    num_attention_heads=14,
+    num_key_value_heads=2,
+    tie_word_embeddings=True,
+)
+"""The default teacher's shape: its weights may not be here yet."""
 TEACHER_PARAMETERS = 494e6
 BODY_PARAMETERS = 358e6
 """The default teacher without its embedding: what a reading costs, 2 operations each."""
@@ -31,7 +44,7 @@ def predict(recipe: Recipe, machine: Machine) -> list[list[str]]:
     rate = max(machine.bfloat16_gflops, machine.float32_gflops) * 1e9 * EFFICIENCY
     prompts = count_prompts(recipe)
     tokens = prompts * (ANSWER_TOKENS + QUESTION_TOKENS)
-    parameters = recipe.prune.parameters or 150_000_000
+    parameters = student_parameters(recipe)
     reading = tokens * 2 * BODY_PARAMETERS / rate / 60
     healing = recipe.prune.calibration_tokens * 2 * (BODY_PARAMETERS + parameters) * 1.3 / rate / 60
     epochs = recipe.distill.epochs * tokens * 6 * parameters * 1.2 / rate / 60
@@ -59,8 +72,28 @@ def predict(recipe: Recipe, machine: Machine) -> list[list[str]]:
 
 def count_prompts(recipe: Recipe) -> int:
     """Prompts before duplicates are dropped: golden ones, and lines of the user's files."""
-    own = sum(_lines(file.path) for file in recipe.prompts.files)
-    return (len(golden()) if recipe.prompts.golden else 0) + min(own, recipe.prompts.limit or own)
+    shipped = golden() if recipe.prompts.golden else []
+    held_out = sum(prompt.split == "held-out" for prompt in shipped)
+    training = len(shipped) - held_out
+    for file in recipe.prompts.files:
+        lines = _lines(file.path)
+        kept_away = round(lines * file.held_out_share)
+        held_out, training = held_out + kept_away, training + lines - kept_away
+    return held_out + min(training, recipe.prompts.limit or training)
+
+
+def student_parameters(recipe: Recipe) -> int:
+    """The student's size; of another teacher than the default one, a guess as if it were that.
+
+    Raises: Problem where the default teacher cannot give the shape that is asked for.
+    """
+    prune, size = recipe.prune, recipe.vocab.size
+    if recipe.teacher.model == CATALOGUE[0].name:
+        return count_parameters(TEACHER, choose_shape(TEACHER, size, prune.layers, prune.ffn, prune.parameters))
+    if prune.parameters is not None and not (prune.layers and prune.ffn):
+        return prune.parameters
+    layers, ffn = prune.layers or TEACHER.num_hidden_layers, prune.ffn or TEACHER.intermediate_size
+    return count_parameters(TEACHER, StudentSpec(layers, ffn, TEACHER.hidden_size, size, tied=True))
 
 
 def writes_answers(recipe: Recipe) -> bool:
@@ -70,14 +103,14 @@ def writes_answers(recipe: Recipe) -> bool:
 
 def run_megabytes(recipe: Recipe) -> float:
     """Disk of the run folder at its largest: two checkpoints with moments, students, GGUFs, signals."""
-    parameters = (recipe.prune.parameters or 150_000_000) / 1e6
+    parameters = student_parameters(recipe) / 1e6
     signals = count_prompts(recipe) * ANSWER_TOKENS * (910 if recipe.signals.precision == "int8" else 1792) / 1e6
     return 2 * 12 * parameters + 8 * parameters + 4 * parameters + signals
 
 
 def memory_megabytes(recipe: Recipe) -> float:
     """Memory at its largest: teacher and student together in `prune`, or weights, gradients and moments."""
-    parameters = (recipe.prune.parameters or 150_000_000) / 1e6
+    parameters = student_parameters(recipe) / 1e6
     tokens = max(recipe.prune.calibration_tokens, 1)
     healing = TEACHER_PARAMETERS * 2 / 1e6 + 2 * parameters + tokens * 12_000 / 1e6
     training = 18 * parameters + recipe.distill.batch_tokens * 1.2

@@ -8,7 +8,6 @@ Does not know: how anything is done. Heavy imports happen inside the verb that n
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +28,8 @@ app = typer.Typer(
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/demo.")]
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/demo.toml.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+INTERRUPTED = 130
+"""What Typer makes of Ctrl-C."""
 
 
 def main() -> None:
@@ -38,12 +39,10 @@ def main() -> None:
     except Problem as problem:
         typer.echo(f"potstill: {problem}", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("\npotstill: stopped. The same command goes on where it was.", err=True)
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    except SystemExit as left:
+        if left.code == INTERRUPTED:
+            typer.echo("\npotstill: stopped. The same command goes on where it was.", err=True)
+        raise
 
 
 @app.command()

@@ -38,7 +38,7 @@ def _pace(done: float, total: float | None, seconds: float, unit: str) -> str:
     rate = "" if unit == "share" else f"{_amount(speed)} {unit}/s"
     if not total:
         return rate
-    left = (total - done) / speed
+    left = max(0.0, total - done) / speed
     return f"{rate}{', ' if rate else ''}{int(left // 60)}:{int(left % 60):02d} left"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import FAMILIES, build_model, build_tokenizer
 from transformers import PreTrainedModel
 
 from potstill.models.anatomy import decoder_layers
@@ -16,6 +15,7 @@ from potstill.prune.shape import choose_shape, count_parameters
 from potstill.prune.student import cut_and_heal, empty_student
 from potstill.prune.walk import start_walk
 from potstill.vocab.map import VocabMap
+from tiny import FAMILIES, build_model, build_tokenizer
 
 
 def batches(vocabulary: int, count: int = 12, length: int = 24) -> tuple[list, list, list]:

@@ -76,24 +76,28 @@ def scorecard() -> dict[str, dict[str, dict[str, Any]]]:
             "teacher": reading(0.0, 0.0, 0.0, 40, "nats"),
             "cut": reading(6.91, 6.78, 7.05, 40, "nats"),
             "healed": reading(1.57, 1.49, 1.66, 40, "nats"),
+            "trained": reading(1.15, 1.06, 1.24, 40, "nats"),
             "student": reading(1.184, 1.112, 1.261, 40, "nats"),
         },
         "fidelity.top1": {
             "teacher": reading(1.0, 1.0, 1.0, 40, "share"),
             "cut": reading(0.021, 0.017, 0.026, 40, "share"),
             "healed": reading(0.461, 0.443, 0.478, 40, "share"),
+            "trained": reading(0.53, 0.51, 0.55, 40, "share"),
             "student": reading(0.523, 0.505, 0.541, 40, "share"),
         },
         "fidelity.top5": {
             "teacher": reading(1.0, 1.0, 1.0, 40, "share"),
             "cut": reading(0.064, 0.055, 0.073, 40, "share"),
             "healed": reading(0.712, 0.694, 0.729, 40, "share"),
+            "trained": reading(0.77, 0.75, 0.79, 40, "share"),
             "student": reading(0.773, 0.757, 0.789, 40, "share"),
         },
         "fidelity.perplexity": {
             "teacher": reading(1.84, 1.79, 1.9, 40, "perplexity"),
             "cut": reading(2310.0, 1980.0, 2700.0, 40, "perplexity"),
             "healed": reading(9.12, 8.4, 9.9, 40, "perplexity"),
+            "trained": reading(6.4, 5.9, 6.9, 40, "perplexity"),
             "student": reading(6.03, 5.6, 6.5, 40, "perplexity"),
         },
     }

@@ -184,7 +184,7 @@ def test_bad_values_are_shown_as_they_are(run: Run) -> None:
     card["naturalness.mean"] = {"student": reading(None, None, None, 0, "")}
     write_json(run.folder / "evaluate" / "scorecard.json", card)
     text = Page(write_page(run)).text
-    for said in ("2.00× slower", "training: 0.500 nats worse", "∞", "not measured"):
+    for said in ("2.00× slower", "rounding: 0.920 nats worse", "∞", "not measured"):
         assert said in text
 
 

@@ -73,7 +73,7 @@ def test_every_metric_and_model_of_the_scorecard_is_shown() -> None:
     cells = {(row.metric.key, cell.model) for group in shown for row in group.rows for cell in row.cells if cell.number}
     assert cells == {(metric, model) for metric, models in card.items() for model in models}
     fidelity = next(group for group in shown if group.key == "fidelity")
-    assert fidelity.models == ("teacher", "cut", "healed", "student")
+    assert fidelity.models == ("teacher", "cut", "healed", "trained", "student")
 
 
 def test_a_part_of_a_known_metric_is_explained_by_it() -> None:

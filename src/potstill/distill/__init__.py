@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from potstill.progress import Task
-from potstill.run import Run, write_json
+from potstill.run import Run, read_json, write_json
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -63,8 +63,6 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
     import torch
     from transformers import TrainingArguments
 
-    from potstill.machine import fastest_dtype
-
     section = recipe.distill
     return TrainingArguments(
         output_dir=str(folder),
@@ -76,7 +74,7 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         gradient_accumulation_steps=section.accumulation,
         optim="adamw_torch_fused",
         adam_beta2=section.beta2,
-        bf16=fastest_dtype() == "bfloat16",
+        bf16=_number_format(folder) == "bfloat16",
         use_cpu=not torch.cuda.is_available(),
         save_strategy="no",
         save_total_limit=2,
@@ -87,6 +85,16 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
+
+
+def _number_format(folder: Path) -> str:
+    """The format this training began with: the probe may answer otherwise after a kill."""
+    from potstill.machine import fastest_dtype
+
+    note = folder / "dtype.json"
+    if not note.exists():
+        write_json(note, fastest_dtype())
+    return str(read_json(note))
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -34,13 +34,15 @@ def evaluate(run: Run, folder: Path) -> None:
     section, seed = run.recipe.evaluate, run.recipe.seed
     teacher = find_teacher(run.recipe.teacher.model, run.home, run.progress)
     models = {"teacher": teacher.gguf, "student": gguf_path(run, run.recipe.export.ship)}
-    held_out = [a for a in read_answers(run.stage("answers") / "answers.jsonl") if a.prompt.split == "held-out"]
+    answers = read_answers(run.stage("answers") / "answers.jsonl")
+    held_out = [answer for answer in answers if answer.prompt.split == "held-out"]
     card = Scorecard()
-    speed = _part(folder / "speed.json", lambda: _speed(run, models, held_out))
+    # Speed needs questions, no matter which; fidelity and samples need some that nobody trained on.
+    speed = _part(folder / "speed.json", lambda: _speed(run, models, held_out or answers))
     samples = {name: [SpeedSample(**sample) for sample in listed] for name, listed in speed["samples"].items()}
     add_speed(card, models, samples, section.bootstrap, seed)
-    for name, answers in _part(folder / "fidelity.json", lambda: _fidelity(run, models["student"])).items():
-        add_fidelity(card, name, [Fidelity(**answer) for answer in answers], section.bootstrap, seed)
+    for name, sums in _part(folder / "fidelity.json", lambda: _fidelity(run, models["student"])).items():
+        add_fidelity(card, name, [Fidelity(**answer) for answer in sums], section.bootstrap, seed)
     card.write(folder / "scorecard.json")
     _part(folder / "samples.json", lambda: _samples(run, models["student"], held_out))
 
@@ -52,11 +54,11 @@ def _part(path: Path, measure: Callable[[], Any]) -> Any:
     return read_json(path)
 
 
-def _speed(run: Run, models: dict[str, Path], held_out: list[Answer]) -> dict[str, Any]:
+def _speed(run: Run, models: dict[str, Path], answers: list[Answer]) -> dict[str, Any]:
     from potstill.evaluate.speed import measure_speed
 
     # Questions of middle length: what a person types, neither a greeting nor a document.
-    ordered = sorted((answer.prompt.text for answer in held_out), key=len)
+    ordered = sorted((answer.prompt.text for answer in answers), key=len)
     middle = max(0, len(ordered) // 2 - run.recipe.evaluate.prompts // 2)
     questions = ordered[middle : middle + run.recipe.evaluate.prompts]
     threads, samples = measure_speed(models, questions, run.recipe.evaluate, run.progress)
@@ -71,10 +73,15 @@ def _fidelity(run: Run, student: Path) -> dict[str, list[dict[str, float]]]:
     from potstill.signals.store import SignalStore
 
     store = SignalStore(run.stage("signals"), "held-out")
+    if not len(store) or store.form.kind != "hidden":
+        why = "topk signals do not hold all logits" if len(store) else "nothing is held out"
+        run.progress.say(f"fidelity: not measured, {why}")
+        return {}
     measured: dict[str, Callable[[Task], list[Fidelity]]] = {
         "teacher": lambda task: teacher_fidelity(store, task),
         "cut": lambda task: checkpoint_fidelity(store, run.stage("prune") / "cut", task),
         "healed": lambda task: checkpoint_fidelity(store, run.stage("prune") / "student", task),
+        "trained": lambda task: checkpoint_fidelity(store, run.stage("distill") / "student", task),
         "student": lambda task: gguf_fidelity(store, student, task),
     }
     with run.progress.task("fidelity", len(measured) * len(store), "answers") as task:

@@ -1,6 +1,6 @@
 """Stage `export`: the student as GGUF files, each proved before it is kept.
 
-In:  `distill/student`, `signals/` (held-out ids to read), the recipe's types.
+In:  `distill/student`, `signals/` (ids to read), the recipe's types.
 Out: `export/<name>-<type>.gguf`, `report.json`.
 Does not know: how the student was made, what it is scored on.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from potstill.problem import Problem
 from potstill.run import Run, read_json, write_json
 
 __all__ = ["export", "gguf_path"]
@@ -55,7 +56,9 @@ def export(run: Run, folder: Path) -> None:
 
 
 def gguf_path(run: Run, quantisation: str) -> Path:
-    """The exported file of a type. Raises: Problem where `export` has not run."""
+    """The exported file of a type. Raises: Problem where `export` has not written it."""
     folder = run.stage("export")
     names = {entry["type"]: entry["name"] for entry in read_json(folder / "report.json")["files"]}
+    if quantisation not in names:
+        raise Problem(f"{folder} holds no {quantisation}", f"potstill export {run.folder}")
     return folder / str(names[quantisation])

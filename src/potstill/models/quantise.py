@@ -156,9 +156,7 @@ class _Quantiser:
     def __call__(self, rows: NDArray[np.float32], target: NDArray[np.uint8]) -> None:
         count, width = rows.shape
         importance = np.ones(width, dtype=np.float32)
-        written = self._chunk(
-            self._type, rows.ctypes.data, target.ctypes.data, 0, count, width, importance.ctypes.data
-        )
+        written = self._chunk(self._type, rows.ctypes.data, target.ctypes.data, 0, count, width, importance.ctypes.data)
         if written != target.nbytes:
             raise RuntimeError(f"ggml_quantize_chunk wrote {written} bytes where {target.nbytes} were due")
 

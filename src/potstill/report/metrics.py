@@ -178,6 +178,7 @@ MODELS = {
     "teacher": Words("Teacher", "教师"),
     "cut": Words("Cut", "剪枝后"),
     "healed": Words("Healed", "修复后"),
+    "trained": Words("Trained", "训练后"),
     "student": Words("Student", "学生"),
 }
 """In the order of their columns; models the scorecard has beside these follow."""

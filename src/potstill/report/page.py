@@ -40,11 +40,12 @@ from potstill.report.words import (
 )
 
 HEADLINES = ("speed.first_token_ms", "speed.decode_tok_s", "size.file_mb", "memory.peak_mb")
-LADDER = ("cut", "healed", "student")
+LADDER = ("cut", "healed", "trained", "student")
 STEPS = {
     "cut": Words("Cut", "剪枝后"),
     "healed": Words("Healed", "修复后"),
-    "student": Words("Trained", "训练后"),
+    "trained": Words("Trained", "训练后"),
+    "student": Words("Shipped", "交付文件"),
 }
 """The student's own stages: where a metric knows several, they are drawn as a ladder."""
 STEEPEST = "fidelity.kl"
@@ -238,7 +239,11 @@ def _ladder(metric: Metric, steps: dict[str, scorecard.Reading]) -> Ladder:
 
 def _changes(metric: Metric, steps: dict[str, scorecard.Reading]) -> tuple[Words, ...]:
     """What each step did, said so that a step backwards reads as one."""
-    names = {"healed": Words("healing", "修复"), "student": Words("training", "训练")}
+    names = {
+        "healed": Words("healing", "修复"),
+        "trained": Words("training", "训练"),
+        "student": Words("rounding", "量化"),
+    }
     told, models = [], list(steps)
     for before, after in pairwise(models):
         old, new = steps[before].value, steps[after].value
