@@ -41,6 +41,11 @@ class Stage:
         getattr(importlib.import_module(f"potstill.{self.name}"), self.function)(run, folder)
 
 
+def _stored_temperatures(recipe: Recipe) -> tuple[float, ...]:
+    """Hidden states serve every temperature; topk signals hold a rest for each that the schedule names."""
+    return recipe.distill.temperature.values() if recipe.signals.format == "topk" else ()
+
+
 STAGES = (
     Stage("prompts", "collect", (), lambda r: [r.prompts, r.seed]),
     Stage("answers", "write_answers", ("prompts",), lambda r: [r.answers, r.teacher, r.seed]),
@@ -49,7 +54,7 @@ STAGES = (
         "signals",
         "teach",
         ("answers", "vocab"),
-        lambda r: [r.signals, r.teacher, r.teacher_layers(), r.distill.temperature.values()],
+        lambda r: [r.signals, r.teacher, r.teacher_layers(), _stored_temperatures(r)],
     ),
     Stage("prune", "prune", ("vocab", "signals"), lambda r: [r.prune, r.teacher, r.signals.batch_tokens]),
     Stage("distill", "distill", ("prune", "signals"), lambda r: [r.distill, r.seed]),

@@ -24,7 +24,7 @@ Quantisation = Literal["F16", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_0"]
 class Section(BaseModel):
     """One table of the recipe: frozen, and without room for a key nobody reads."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TeacherSection(Section):
@@ -53,7 +53,9 @@ class PromptsSection(Section):
     files: tuple[PromptFile, ...] = Field((), description="The user's own prompts.")
     skip_bad: bool = Field(False, description="Skip lines that cannot be read (they are counted) instead of stopping.")
     near_duplicate: Share = Field(
-        0.8, description="Prompts whose character 3-grams overlap (Jaccard) by more than this count as the same."
+        0.8,
+        description="Prompts whose character 3-grams overlap (Jaccard) by more than this count as the same; what is "
+        "held out is also protected from prompts that contain it by more than this.",
     )
     limit: int | None = Field(None, ge=1, description="Keep at most this many training prompts; all if absent.")
 
@@ -68,7 +70,12 @@ class AnswersSection(Section):
     repeat_penalty: float = Field(1.1, ge=1.0, le=2.0, description="Divides the logits of repeated tokens.")
     max_tokens: int = Field(320, ge=8, le=4096, description="Longest answer, in teacher tokens.")
     context: int = Field(768, ge=128, le=32768, description="Prompt and answer together, in teacher tokens.")
-    slots: int = Field(8, ge=1, le=64, description="Answers written at the same time.")
+    slots: int = Field(
+        8,
+        ge=1,
+        le=64,
+        description="Answers written at the same time; only 1 gives the same text twice (llama.cpp rounds by neighbours).",
+    )
 
 
 class VocabSection(Section):
@@ -200,7 +207,10 @@ class EvaluateSection(Section):
 class Recipe(Section):
     """The whole file."""
 
-    name: str = Field(min_length=1, description="Name of the run; runs/<name> unless --run says otherwise.")
+    name: str = Field(
+        pattern=r"^[\w][\w .-]*$",
+        description="Name of the run and of its files; runs/<name> unless --run says otherwise.",
+    )
     seed: int = Field(0, ge=0, description="Seed of everything that is drawn.")
     teacher: TeacherSection = Field(default_factory=lambda: TeacherSection.model_validate({}))
     prompts: PromptsSection = Field(default_factory=lambda: PromptsSection.model_validate({}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 from pathlib import Path
@@ -53,10 +54,8 @@ def train(
         pace = Pace(StepCount(total=1), recipe.distill.checkpoint_seconds, report)
         trainer = DistillTrainer(student, store, recipe.distill, arguments, pace, recipe.seed)
         log.meter = trainer.meter
-        try:
+        with contextlib.suppress(Killed):
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        except Killed:
-            pass
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 

@@ -29,6 +29,7 @@ class Clock:
     now: Callable[[], float] = time.monotonic
     started: float | None = None
     steps: int = 0
+    reached: float = 0.0
 
     def start(self) -> None:
         """The time begins to run."""
@@ -43,8 +44,9 @@ class Clock:
         return (self.used() - self.used_before) / self.steps if self.steps else 0.0
 
     def progress(self) -> float:
-        """Where the coming step will end, in [0, 1]: so the last one lands at 1."""
-        return min(1.0, (self.used() + self.step_seconds()) / self.budget_seconds)
+        """Where the coming step will end, in [0, 1]: so the last one lands at 1. It never steps back."""
+        self.reached = max(self.reached, min(1.0, (self.used() + self.step_seconds()) / self.budget_seconds))
+        return self.reached
 
     def is_over(self) -> bool:
         """True where another step would end nearer beyond the budget than before it."""

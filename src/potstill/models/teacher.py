@@ -115,7 +115,7 @@ def load_model(checkpoint: Path, dtype: torch.dtype) -> PreTrainedModel:
     from transformers.utils import logging
 
     _check_folder(checkpoint)
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             checkpoint,
