@@ -74,7 +74,7 @@ class AnswersSection(Section):
         8,
         ge=1,
         le=64,
-        description="Answers written at the same time; only 1 gives the same text twice (llama.cpp rounds by neighbours).",
+        description="Answers written at the same time; only 1 gives the same text twice.",
     )
 
 
