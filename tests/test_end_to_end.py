@@ -67,6 +67,8 @@ prompts = 1
 context = 256
 samples = 2
 sample_tokens = 8
+code_tasks = 1
+code_tokens = 16
 bootstrap = 100
 """
 OTHER_TRAINING = """budget_minutes = 0.02

@@ -201,6 +201,10 @@ class EvaluateSection(Section):
     context: int = Field(512, ge=64, description="Context of the timed engine.")
     samples: int = Field(12, ge=0, description="Held-out answers shown side by side in the report.")
     sample_tokens: int = Field(200, ge=8, description="Longest answer shown in the report.")
+    code_tasks: int = Field(50, ge=0, le=50, description="Held-out Python tasks each model writes; 0 leaves code out.")
+    code_tokens: int = Field(320, ge=16, description="Longest program, in tokens.")
+    code_seconds: float = Field(5.0, gt=0.0, description="CPU time of one program in the sandbox.")
+    code_memory_mb: int = Field(400, ge=64, description="Memory of one program in the sandbox.")
     bootstrap: int = Field(1000, ge=100, description="Resamples behind each interval.")
 
 

@@ -1,7 +1,7 @@
 """Stage `evaluate`: the scorecard, measured on what ships.
 
 In:  `export/`, `prune/`, `signals/` (held-out), `answers/` (held-out), the teacher's GGUF.
-Out: `evaluate/scorecard.json`, `samples.json`; parts that survive a kill lie beside them.
+Out: `evaluate/scorecard.json`, `samples.json`, `code.json`; parts that survive a kill lie beside them.
 Does not know: how the student was trained.
 """
 
@@ -25,6 +25,7 @@ __all__ = ["evaluate"]
 
 def evaluate(run: Run, folder: Path) -> None:
     """Measure speed, fidelity and sample answers; each part is kept as soon as it is whole."""
+    from potstill.evaluate.code import CodeResult, add_code
     from potstill.evaluate.fidelity import add_fidelity
     from potstill.evaluate.scorecard import Scorecard
     from potstill.evaluate.speed import add_speed
@@ -43,6 +44,9 @@ def evaluate(run: Run, folder: Path) -> None:
     add_speed(card, models, samples, section.bootstrap, seed)
     for name, sums in _part(folder / "fidelity.json", lambda: _fidelity(run, models["student"])).items():
         add_fidelity(card, name, [Fidelity(**answer) for answer in sums], section.bootstrap, seed)
+    if section.code_tasks:
+        for name, results in _part(folder / "code.json", lambda: _code(run, models)).items():
+            add_code(card, name, [CodeResult(**result) for result in results], section.bootstrap, seed)
     card.write(folder / "scorecard.json")
     _part(folder / "samples.json", lambda: _samples(run, models["student"], held_out))
 
@@ -89,6 +93,38 @@ def _fidelity(run: Run, student: Path) -> dict[str, list[dict[str, float]]]:
         for name, measure in measured.items():
             task.describe(name)
             found[name] = [asdict(answer) for answer in measure(task)]
+    return found
+
+
+def _code(run: Run, models: dict[str, Path]) -> dict[str, list[dict[str, Any]]]:
+    """Each model writes the held-out code tasks; their programs run in the sandbox, or not at all."""
+    from potstill.evaluate.code import code_tasks, grade_all
+    from potstill.evaluate.sandbox import Limits, confinement
+    from potstill.machine import usable_cores
+    from potstill.models.conversation import messages
+    from potstill.models.engine import Engine, Sampling, default_threads
+
+    walls, section, answers = confinement(), run.recipe.evaluate, run.recipe.answers
+    if not walls.available:
+        run.progress.say(f"code: not measured, this machine cannot confine programs: {walls.reason}")
+        return {}
+    tasks = code_tasks()[: section.code_tasks]
+    # Greedy, and without a penalty on repetition: programs rightly repeat themselves.
+    sampling = Sampling(0.0, 1.0, 0, run.recipe.seed, section.code_tokens, 1.0)
+    limits = Limits(section.code_seconds, 3 * section.code_seconds, section.code_memory_mb, 16, 16, 256)
+    conversations = [messages(task.prompt) for task in tasks]
+    found: dict[str, list[dict[str, Any]]] = {}
+    with run.progress.task("programs", 2 * len(tasks) * len(models), "tasks") as task:
+        for name, gguf in models.items():
+            replies = [""] * len(tasks)
+            task.describe(f"{name} writes")
+            threads = default_threads(usable_cores())
+            with Engine(gguf, context=answers.context, slots=answers.slots, threads=threads) as engine:
+                for index, reply in engine.batch(conversations, sampling):
+                    replies[index] = reply.text
+                    task.advance()
+            task.describe(f"{name}'s programs run")
+            found[name] = [asdict(result) for result in grade_all(tasks, replies, limits, task)]
     return found
 
 
