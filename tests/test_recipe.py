@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from potstill.problem import Problem
-from potstill.recipe import Recipe, TemperatureSection, load_recipe, validate_recipe, with_budget
+from potstill.recipe import Recipe, TemperatureSection, load_recipe, validate_recipe, with_options
 
 SHIPPED = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
 
@@ -141,8 +141,9 @@ def test_every_key_has_a_description_and_every_default_is_valid() -> None:
 
 def test_the_budget_replaces_the_recipes(tmp_path: Path) -> None:
     recipe = validate_recipe({"name": "x", "distill": {"budget_minutes": 3}}, "t")
-    assert with_budget(recipe, None) is recipe
-    assert with_budget(recipe, 1.5).distill.budget_minutes == 1.5
+    assert with_options(recipe, None, skip_bad=False) is recipe
+    assert with_options(recipe, 1.5, skip_bad=False).distill.budget_minutes == 1.5
+    assert with_options(recipe, None, skip_bad=True).prompts.skip_bad
     assert recipe.distill.budget_minutes == 3
 
 

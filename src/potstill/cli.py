@@ -52,6 +52,9 @@ def run(
     budget: Annotated[
         str | None, typer.Option(help="Training time, such as 10m or 1.5h; replaces distill.budget_minutes.")
     ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out prompts that cannot be read or are too long, and count them.")
+    ] = False,
 ) -> None:
     """All stages of a recipe, one after the other; what is done already is skipped.
 
@@ -59,10 +62,10 @@ def run(
     Example:  potstill run recipes/demo.toml --run runs/demo --budget 10m
     """
     from potstill import pipeline
-    from potstill.recipe import load_recipe, with_budget
+    from potstill.recipe import load_recipe, with_options
     from potstill.run import Run, default_home
 
-    wanted = with_budget(load_recipe(recipe), minutes(budget) if budget else None)
+    wanted = with_options(load_recipe(recipe), minutes(budget) if budget else None, skip_bad)
     folder = run or Path("runs") / wanted.name
     opened = Run(folder, wanted, default_home(), _progress())
     refuse_what_cannot_fit(opened)

@@ -323,8 +323,10 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
     )
 
 
-def with_budget(recipe: Recipe, minutes: float | None) -> Recipe:
-    """The recipe with another training time; None leaves it as it is."""
-    if minutes is None:
-        return recipe
-    return recipe.model_copy(update={"distill": recipe.distill.model_copy(update={"budget_minutes": minutes})})
+def with_options(recipe: Recipe, minutes: float | None, skip_bad: bool) -> Recipe:
+    """The recipe with what the command line says: another training time (None: its own); bad lines skipped."""
+    if minutes is not None:
+        recipe = recipe.model_copy(update={"distill": recipe.distill.model_copy(update={"budget_minutes": minutes})})
+    if skip_bad:
+        recipe = recipe.model_copy(update={"prompts": recipe.prompts.model_copy(update={"skip_bad": True})})
+    return recipe

@@ -218,7 +218,7 @@ def _measure_here(job: dict[str, Any]) -> SpeedSample:
         return SpeedSample(
             load_s=load_s,
             first_token_ms=tuple(1000 * reply.first_token_s for reply in replies),
-            decode_tok_s=tuple((reply.tokens - 1) / reply.decode_s for reply in replies),
+            decode_tok_s=tuple((reply.tokens - 1) / (reply.seconds - reply.first_token_s) for reply in replies),
             peak_mb=peak_memory_mb(),
             prompt_tokens=tuple(reply.prompt_tokens for reply in replies),
             waiting=engine.waiting,
