@@ -54,10 +54,11 @@ def main() -> int:
         print("This machine is busy: active waiting is left out (--active measures it all the same).\n")
     models = {path.name: path for path in [options.teacher, *options.students]}
     settings = {describe(threads): threads for threads in candidate_threads(options.cores, idle=idle)}
-    plan = {(name, text): (models[name], settings[text]) for name, text in itertools.product(models, settings)}
+    pairs = itertools.product(models, settings)
+    plan = {f"{name} | {text}": (models[name], settings[text]) for name, text in pairs}
     try:
         samples = alternate(
-            {" | ".join(key): job for key, job in plan.items()},
+            plan,
             QUESTIONS,
             rounds=options.rounds,
             new_tokens=options.tokens,
@@ -100,21 +101,25 @@ def medians(samples: list[SpeedSample]) -> tuple[float, float, float, float]:
     )
 
 
-def print_table(models: dict[str, Path], settings: dict[str, Threads], samples: dict[str, list[SpeedSample]]) -> None:
+def print_table(
+    models: dict[str, Path],
+    settings: dict[str, Threads],
+    samples: dict[str, list[SpeedSample]],
+) -> None:
     """One row for every model and setting, then the ratios of the fastest settings to the teacher's."""
-    print(f"{'model':34} {'file MB':>8} {'threads':>12} {'load s':>7} {'first ms':>9} {'tok/s':>7} {'peak MB':>8}")
+    print(f"{'model':28} {'file MB':>8} {'threads':>12} {'load s':>7} {'first ms':>9} {'tok/s':>7} {'peak MB':>8}")
     fastest: dict[str, tuple[float, float]] = {}
     for name, path in models.items():
         rows = {text: medians(samples[f"{name} | {text}"]) for text in settings}
         for text, (load_s, first_ms, rate, peak_mb) in rows.items():
             size_mb = path.stat().st_size / 1e6
-            print(f"{name:34} {size_mb:8.1f} {text:>12} {load_s:7.2f} {first_ms:9.0f} {rate:7.1f} {peak_mb:8.0f}")
+            print(f"{name:28} {size_mb:8.1f} {text:>12} {load_s:7.2f} {first_ms:9.0f} {rate:7.1f} {peak_mb:8.0f}")
         best = max(rows.values(), key=lambda row: row[2])
         fastest[name] = best[1], best[2]
     (teacher_first, teacher_rate), *_ = fastest.values()
-    print(f"\n{'at the fastest setting':34} {'first token x teacher':>22} {'decode x teacher':>17}")
+    print(f"\n{'at the fastest setting':28} {'first token x teacher':>22} {'decode x teacher':>17}")
     for name, (first, rate) in list(fastest.items())[1:]:
-        print(f"{name:34} {first / teacher_first:22.2f} {rate / teacher_rate:17.2f}")
+        print(f"{name:28} {first / teacher_first:22.2f} {rate / teacher_rate:17.2f}")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ class Threads:
     prefill: int
     """Threads that read the prompt, or write for several conversations at once."""
     waiting: Waiting
-    """PASSIVE: idle threads sleep at once. ACTIVE: they spin first: faster alone, terrible beside other work."""
+    """PASSIVE: idle threads sleep at once. ACTIVE: they spin a while: fast alone, terrible in company."""
 
 
 def default_threads(cores: int) -> Threads:
@@ -85,7 +85,7 @@ class Reply:
     first_token_s: float
     """Seconds until the first token was chosen, everything included that `seconds` includes."""
     seconds: float
-    """Seconds to the end: rendering and reading the prompt, writing, handing over. In a batch, from a free slot on."""
+    """Seconds to the end: reading the prompt, writing, handing over. In a batch, from a free slot on."""
 
 
 def derive_seed(seed: int, index: int) -> int:
@@ -294,7 +294,7 @@ class Engine:
         parameters.endpoint_metrics = True
         parameters.verbosity = -1
         parameters.n_gpu_layers = 0
-        # read, not mapped: weights that llama.cpp repacks (Q4_0) would stay in memory twice, 221 MB for a student's 155
+        # read, not mapped: the weights that llama.cpp repacks (Q4_0) would be in memory twice
         parameters.load_mode = package.llama_load_mode.LLAMA_LOAD_MODE_NONE
         parameters.cache_ram_mib = 0
         parameters.n_ctx_checkpoints = 0
@@ -365,13 +365,13 @@ def _check_file(gguf: Path, context: int) -> None:
     metadata = read_metadata(gguf)
     trained = metadata.get(f"{metadata.get('general.architecture')}.context_length")
     if isinstance(trained, int) and context > trained:
-        raise Problem(f"{gguf} was trained for {trained} tokens of context, {context} were asked for", "Ask for fewer.")
+        raise Problem(f"{gguf} was trained for {trained} tokens of context, not {context}", "Ask for fewer.")
 
 
 def _refusal(gguf: Path) -> Problem:
     from potstill.models.llama import reason_for_refusal
 
-    return Problem(f"llama.cpp can't load {gguf}: {reason_for_refusal(gguf)}", "Export it again or use another.")
+    return Problem(f"llama.cpp can't load {gguf}: {reason_for_refusal(gguf)}", "Export it again.")
 
 
 _open_engines: weakref.WeakSet[Engine] = weakref.WeakSet()

@@ -26,7 +26,7 @@ Waiting = Literal["PASSIVE", "ACTIVE"]
 _POLICY = "OMP_WAIT_POLICY"
 _SPINS = "GOMP_SPINCOUNT"
 _SPINS_ACTIVE = "300000"
-"""About 10 ms: longer than any pause between two tokens. Without it an idle chat would keep a core busy for ever."""
+"""About 10 ms, longer than any pause between two tokens: without it an idle chat keeps a core busy."""
 _in_force: str | None = None
 
 

@@ -4,8 +4,8 @@ In:  a GGUF, token ids, text.
 Out: float32 logits; token ids; llama.cpp's own words on a file it refuses.
 Does not know: sampling, conversations, where the ids come from.
 
-The structs below are those of llama.h in the build inside xllamacpp 2026.10.11549. They travel by value, so one
-field too many would be silent garbage: `_interface` compares all defaults before it calls anything else.
+The structs below are those of llama.h in the build inside xllamacpp 2026.10.11549. They travel by value, so
+one field too many would be silent garbage: `_interface` compares all defaults before it calls anything else.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ _MODEL_DEFAULTS: Mapping[str, float] = {"n_gpu_layers": -1, "load_mode": -1} | d
 _CONTEXT_DEFAULTS: Mapping[str, float] = (
     {"n_ctx": 512, "n_batch": 2048, "n_ubatch": 512, "n_threads": 4, "n_threads_batch": 4}
     | dict.fromkeys(("rope_scaling_type", "pooling_type", "attention_type", "flash_attn_type"), -1)
-    | dict.fromkeys(("yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow", "defrag_thold"), -1)
+    | dict.fromkeys(("yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow"), -1)
+    | {"defrag_thold": -1}
     | dict.fromkeys(("n_seq_max", "n_outputs_max_per_seq", "type_k", "type_v"), 1)
     | dict.fromkeys(("offload_kqv", "no_perf", "op_offload", "swa_full"), 1)
 )

@@ -198,27 +198,28 @@ def _run(job: dict[str, Any], patience_s: float | None) -> dict[str, Any]:
         raise TimeoutError(f"{job['gguf']} took longer than {patience_s:.0f} s") from error
     if finished.returncode != 0:
         last = finished.stderr.strip().splitlines()[-1:] or [f"exit code {finished.returncode}"]
-        raise Problem(f"Measuring {job['gguf']} broke off: {last[0]}", "If memory ran out, free some; then try again.")
+        raise Problem(f"Measuring {job['gguf']} broke off: {last[0]}", "If memory ran out, free some.")
     answer: dict[str, Any] = json.loads(finished.stdout)
     return answer
 
 
 def _measure_here(job: dict[str, Any]) -> SpeedSample:
     """The measured process's own part."""
-    greedy = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=0, max_tokens=job["new_tokens"], repeat_penalty=1.0)
+    length = job["new_tokens"]
+    greedy = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=0, max_tokens=length, repeat_penalty=1.0)
     begin = time.perf_counter()
     with Engine(
         Path(job["gguf"]), context=job["context"], slots=1, threads=Threads(**job["threads"]), check=False
     ) as engine:
         load_s = time.perf_counter() - begin
         for messages in job["conversations"]:
-            _check_room(engine, messages, job["new_tokens"])
+            _check_room(engine, messages, length)
         engine.reply(_WARM_UP, greedy, ignore_end=True)
         replies = [engine.reply(messages, greedy, ignore_end=True) for messages in job["conversations"]]
         return SpeedSample(
             load_s=load_s,
             first_token_ms=tuple(1000 * reply.first_token_s for reply in replies),
-            decode_tok_s=tuple((reply.tokens - 1) / (reply.seconds - reply.first_token_s) for reply in replies),
+            decode_tok_s=tuple((length - 1) / (reply.seconds - reply.first_token_s) for reply in replies),
             peak_mb=peak_memory_mb(),
             prompt_tokens=tuple(reply.prompt_tokens for reply in replies),
             waiting=engine.waiting,
