@@ -15,7 +15,7 @@ from potstill.progress import Silent
 
 QUESTIONS = [[{"role": "user", "content": text}] for text in ("你好", "写一首诗。", "1+1")]
 ONE = Threads(decode=1, prefill=1, waiting="PASSIVE")
-TWO = Threads(decode=2, prefill=2, waiting="ACTIVE")
+SPINNING = Threads(decode=1, prefill=1, waiting="ACTIVE")
 
 
 def sample(rate: float) -> SpeedSample:
@@ -30,7 +30,7 @@ def sample(rate: float) -> SpeedSample:
 
 
 def test_every_prompt_is_measured_with_the_threads_asked_for(tiny_gguf: Path) -> None:
-    result = measure(tiny_gguf, TWO, QUESTIONS, new_tokens=8, context=64)
+    result = measure(tiny_gguf, SPINNING, QUESTIONS, new_tokens=8, context=64)
 
     assert len(result.first_token_ms) == len(result.decode_tok_s) == len(QUESTIONS)
     assert all(number > 0 for number in (result.load_s, *result.first_token_ms, *result.decode_tok_s))
@@ -75,7 +75,7 @@ def test_models_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
         return sample(len(order))
 
     monkeypatch.setattr(speed, "measure", note)
-    models = {"teacher": (Path("t"), ONE), "student": (Path("s"), TWO)}
+    models = {"teacher": (Path("t"), ONE), "student": (Path("s"), SPINNING)}
 
     samples = alternate(models, QUESTIONS, rounds=2, new_tokens=4, context=64, progress=Silent())
 
