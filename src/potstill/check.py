@@ -31,7 +31,7 @@ TEACHER: Any = SimpleNamespace(
 TEACHER_PARAMETERS = 494e6
 BODY_PARAMETERS = 358e6
 """The default teacher without its embedding: what a reading costs, 2 operations each."""
-ANSWER_TOKENS, QUESTION_TOKENS = 230, 60
+ANSWER_TOKENS, QUESTION_TOKENS = 155, 62
 """Means over the golden 200 and their shipped answers, template included."""
 EFFICIENCY = 0.5
 """Share of the probed GEMM rate that reading and training reach (benchmarks/ print it)."""
@@ -50,7 +50,8 @@ def predict(recipe: Recipe, machine: Machine) -> list[list[str]]:
     epochs = recipe.distill.epochs * tokens * 6 * parameters * 1.2 / rate / 60
     training = recipe.distill.budget_minutes or epochs
     writing = prompts * ANSWER_TOKENS / WRITING_RATE / 60 if writes_answers(recipe) else 0.0
-    minutes = {"answers": writing, "signals": reading, "prune": healing, "distill": training, "evaluate": 3.0}
+    evaluation = 3.5 + 0.1 * recipe.evaluate.code_tasks
+    minutes = {"answers": writing, "signals": reading, "prune": healing, "distill": training, "evaluate": evaluation}
     return [
         ["prompts", f"{prompts:,}", "train and held-out together"],
         ["tokens read", f"{tokens:,}", f"about {ANSWER_TOKENS} answer tokens each"],
