@@ -59,7 +59,7 @@ STAGES = (
     Stage("prune", "prune", ("vocab", "signals"), lambda r: [r.prune, r.teacher, r.signals.batch_tokens]),
     Stage("distill", "distill", ("prune", "signals"), lambda r: [r.distill, r.seed]),
     Stage("export", "export", ("distill", "vocab"), lambda r: [r.export, r.name]),
-    Stage("evaluate", "evaluate", ("answers", "signals", "prune", "distill", "export"), lambda r: r.evaluate, format=3),
+    Stage("evaluate", "evaluate", ("answers", "signals", "prune", "distill", "export"), lambda r: r.evaluate, format=4),
     Stage(
         "report", "report", ("prompts", "answers", "vocab", "signals", "prune", "distill", "export", "evaluate"), str
     ),

@@ -57,6 +57,6 @@ def test_rows_count_tasks() -> None:
     tasks = code_tasks()[:4]
     results = [grade(task, task.solution if place else "def", LIMITS) for place, task in enumerate(tasks)]
     card = Scorecard()
-    add_code(card, "student", results, 200, 0)
+    add_code(card, "student", results)
     assert card.measures["code.passes"]["student"].value == 0.75
     assert card.measures["code.runs"]["student"].n == 4

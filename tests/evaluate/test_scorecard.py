@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from potstill.evaluate.fidelity import add_fidelity
-from potstill.evaluate.scorecard import Scorecard, bootstrap, fact, mean_of, ratio
+from potstill.evaluate.scorecard import Scorecard, bootstrap, fact, mean_of, proportion, ratio
 from potstill.fidelity import Fidelity
 
 
@@ -57,3 +57,11 @@ def test_fidelity_sums_become_means(tmp_path: Path) -> None:
     assert {measure["n"] for measure in found.values()} == {2}
     assert found["fidelity.kl"]["low"] == pytest.approx(0.5) == found["fidelity.kl"]["high"]
     assert set(found["fidelity.kl"]) == {"value", "n", "low", "high", "unit"}
+
+
+def test_nothing_of_fifty_is_not_certainly_nothing() -> None:
+    none, all_of_them, some = proportion(0, 50), proportion(50, 50), proportion(20, 50)
+    assert (none.value, none.low) == (0.0, 0.0)
+    assert none.high == pytest.approx(0.0714, abs=1e-3)
+    assert (all_of_them.high, all_of_them.low) == (1.0, pytest.approx(1 - 0.0714, abs=1e-3))
+    assert (some.low, some.high) == (pytest.approx(0.276, abs=1e-3), pytest.approx(0.538, abs=1e-3))

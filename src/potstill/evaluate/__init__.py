@@ -46,7 +46,7 @@ def evaluate(run: Run, folder: Path) -> None:
         add_fidelity(card, name, [Fidelity(**answer) for answer in sums], section.bootstrap, seed)
     if section.code_tasks:
         for name, results in _part(folder / "code.json", lambda: _code(run, models)).items():
-            add_code(card, name, [CodeResult(**result) for result in results], section.bootstrap, seed)
+            add_code(card, name, [CodeResult(**result) for result in results])
     card.write(folder / "scorecard.json")
     _part(folder / "samples.json", lambda: _samples(run, models["student"], held_out))
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from potstill.evaluate.sandbox import Limits, run_python
-from potstill.evaluate.scorecard import Scorecard, bootstrap, mean_of, ratio
+from potstill.evaluate.scorecard import Scorecard, proportion
 from potstill.progress import Task as Bar
 
 FENCE = re.compile(r"```[ \t]*(?:python|py)?[ \t]*\r?\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
@@ -89,13 +89,10 @@ def grade_all(tasks: Sequence[CodeTask], replies: Sequence[str], limits: Limits,
     return results
 
 
-def add_code(card: Scorecard, model: str, results: Sequence[CodeResult], resamples: int, seed: int) -> None:
+def add_code(card: Scorecard, model: str, results: Sequence[CodeResult]) -> None:
     """Rows code.runs and code.passes; intervals over tasks."""
-    for metric, values in (
-        ("code.runs", [float(result.runs) for result in results]),
-        ("code.passes", [float(result.passes) for result in results]),
-    ):
-        card.add(metric, model, bootstrap(mean_of(values), ratio, "share", resamples, seed))
+    card.add("code.runs", model, proportion(sum(result.runs for result in results), len(results)))
+    card.add("code.passes", model, proportion(sum(result.passes for result in results), len(results)))
 
 
 def _last_line(text: str) -> str:

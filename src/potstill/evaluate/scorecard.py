@@ -7,6 +7,7 @@ Does not know: how anything was measured.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -55,6 +56,21 @@ class Scorecard:
 def fact(value: float, unit: str) -> Measure:
     """A number without an error, such as a size."""
     return Measure(value, 1, None, None, unit)
+
+
+def proportion(successes: int, n: int) -> Measure:
+    """A share of n independent yes-or-no outcomes, with Wilson's 95 % interval.
+
+    Resampling cannot do this: 0 of 50 resamples to 0 for ever, although 5 % would still give 0 of 50 now and then.
+    Source: Wilson 1927.
+    """
+    if n == 0:
+        raise ValueError("a share of nothing has no value")
+    z = 1.959964
+    share, scale = successes / n, 1 + z * z / n
+    middle = (share + z * z / (2 * n)) / scale
+    half = z / scale * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return Measure(share, n, max(0.0, middle - half), min(1.0, middle + half), "share")
 
 
 def bootstrap(
