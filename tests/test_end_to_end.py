@@ -69,6 +69,12 @@ samples = 2
 sample_tokens = 8
 code_tasks = 1
 code_tokens = 16
+commonsense = 3
+commonsense_written = 2
+stability_questions = 2
+stability_samples = 2
+stability_tokens = 8
+reply_context = 256
 bootstrap = 100
 """
 OTHER_TRAINING = """budget_minutes = 0.02
@@ -114,7 +120,7 @@ SAME = {
     "signals": ("*.safetensors", "index.json"),
     "prune": ("*", "*/*"),
     "export": ("*",),
-    "evaluate": ("fidelity.json", "samples.json"),
+    "evaluate": ("fidelity.json", "samples.json", "stability.json", "failures.json"),
 }
 """Files that are the same to the byte, killed or not; but safetensors writes its notes in any order."""
 
@@ -236,13 +242,19 @@ def test_every_artefact_says_what_made_it(finished: Run) -> None:
 
 def test_the_scorecard_holds_every_number(finished: Run) -> None:
     card = read_json(finished.folder / "evaluate" / "scorecard.json")
-    both = {"teacher", "student"}
+    both, others = {"teacher", "student"}, {"student-F16"}
     speed = {"speed.first_token_ms", "speed.decode_tok_s", "speed.load_s", "memory.peak_mb", "size.file_mb"}
     fidelity = {"fidelity.kl", "fidelity.top1", "fidelity.perplexity"}
-    assert speed | fidelity <= set(card)
-    assert all(set(card[metric]) == both for metric in speed)
-    assert all(set(card[metric]) == both | {"cut", "healed", "trained"} for metric in fidelity)
-    assert all(set(one) == {"value", "n", "low", "high", "unit"} for row in card.values() for one in row.values())
+    quality = {"stability.bleu4_variance", "stability.similarity", "stability.ended", "answers.broken"}
+    choices = {"commonsense.error", "commonsense.error_written"}
+    assert speed | fidelity | quality | choices | {"code.runs", "code.passes", "naturalness.mean"} <= set(card)
+    assert all(set(card[metric]) == both | others for metric in speed | {"stream.gap_p95_ms"})
+    assert all(set(card[metric]) == both | others | {"cut", "healed", "trained"} for metric in fidelity)
+    assert all(set(card[metric]) == both for metric in quality)
+    assert all(set(card[metric]) == both | {"chance"} for metric in choices)
+    keys = {"value", "n", "low", "high", "unit"}
+    assert all(set(one) - {"note"} == keys for row in card.values() for one in row.values())
+    assert all("note" in one for row in card.values() for one in row.values() if one["value"] is None)
     held_out = read_json(finished.folder / "prompts" / "report.json")["splits"]["held-out"]
     for model in ("cut", "healed", "trained", "student"):
         kl = card["fidelity.kl"][model]
@@ -264,12 +276,14 @@ def test_the_other_road_arrives_as_well(place: Path) -> None:
     """Nothing held out, the topk format, layers evenly and unhealed, a falling temperature, a time budget."""
     other = RECIPE.replace("held_out_share = 0.25", "").replace("[signals]", '[signals]\nformat = "topk"\nk = 16')
     other = other.replace("[prune]", '[prune]\nchoose = "even"\nheal = false').replace("epochs = 2", OTHER_TRAINING)
-    other = other.replace('types = ["F16", "Q8_0"]', 'types = ["Q8_0"]').replace("samples = 2", "samples = 0")
+    other = other.replace('types = ["F16", "Q8_0"]', 'types = ["Q8_0"]').replace("\nsamples = 2", "\nsamples = 0")
     (place / "other.toml").write_text(other, encoding="utf-8")
     run = Run(place / "other", load_recipe(place / "other.toml"), place / "home", Said())
     pipeline.run_all(run)
     card = read_json(run.folder / "evaluate" / "scorecard.json")
-    assert set(card["speed.decode_tok_s"]) == {"teacher", "student"} and "fidelity.kl" not in card
+    assert set(card["speed.decode_tok_s"]) == {"teacher", "student"}
+    assert set(card["fidelity.kl"]) == {"student"}
+    assert card["fidelity.kl"]["student"]["note"] == "nothing is held out"
     assert "fidelity: not measured, nothing is held out" in run.progress.lines  # type: ignore[attr-defined]
     assert read_json(run.folder / "prune" / "report.json")["healed"] is False
     progress = [
@@ -277,6 +291,18 @@ def test_the_other_road_arrives_as_well(place: Path) -> None:
     ]
     assert progress[-1] > 0.5
     assert (run.folder / "report" / "report.html").exists()
+
+
+def test_evaluated_again_from_nothing_the_quality_scores_are_the_same(finished: Run, place: Path) -> None:
+    folder = copy_up_to(finished.folder, "evaluate", place / "again")
+    run = Run(folder, finished.recipe, place / "another-home", Said())
+    write_json(run.home / "hashes.json", {})
+    pipeline.run_stage(run, "evaluate")
+    cards = [read_json(one / "evaluate" / "scorecard.json") for one in (finished.folder, folder)]
+    timed = ("speed", "memory", "stream.gap", "stream.characters", "energy")
+    first, second = ({name: row for name, row in card.items() if not name.startswith(timed)} for card in cards)
+    assert first == second
+    assert len(list((run.home / "replies").glob("*.jsonl"))) == 2
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
@@ -367,4 +393,6 @@ def compare_training(expected: Path, found: Path) -> None:
     ):
         assert one.metadata() == other.metadata()
         for name in one.keys():  # noqa: SIM118
-            assert other.get_tensor(name) == pytest.approx(one.get_tensor(name), abs=1e-6), name
+            assert other.get_tensor(name) == pytest.approx(one.get_tensor(name), rel=2e-3, abs=1e-6), (
+                name
+            )  # a float16 step

@@ -105,3 +105,13 @@ def test_peak_memory_rises_with_what_is_used_and_never_falls() -> None:
 
     assert during > before
     assert machine.peak_memory_mb() > 0.99 * during  # the kernel counts in batches
+
+
+def test_energy_is_the_sum_of_the_packages(tmp_path: Path) -> None:
+    for name, microjoules in (("intel-rapl:0", 3_000_000), ("intel-rapl:1", 1_500_000), ("intel-rapl:0:0", 9)):
+        write(tmp_path / name, energy_uj=f"{microjoules}\n")
+
+    assert machine.energy_joules(tmp_path) == 4.5  # a core's own counter is part of its package's
+    assert machine.energy_joules(tmp_path / "none") is None
+    write(tmp_path / "intel-rapl:1", energy_uj="unreadable")
+    assert machine.energy_joules(tmp_path) is None

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from potstill.bounds import BOUND
 from potstill.problem import Problem
-from potstill.recipe import Recipe, TemperatureSection, load_recipe, validate_recipe, with_options
+from potstill.recipe import GATES, Recipe, TemperatureSection, load_recipe, validate_recipe, with_options
 
 SHIPPED = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
 
@@ -156,3 +157,46 @@ def test_temperatures_go_from_start_to_end() -> None:
     falling = TemperatureSection(schedule="cosine", start=5.0, end=2.0, levels=4)
     assert falling.values() == pytest.approx((5.0, 4.0, 3.0, 2.0))
     assert TemperatureSection(start=2.0, end=2.0).values() == (2.0,)
+
+
+@pytest.mark.parametrize("rule", GATES.values())
+def test_every_default_gate_is_a_rule(rule: str) -> None:
+    assert BOUND.fullmatch(rule)
+    assert validate_recipe({"name": "x", "gates": {"code.runs": rule}}, "t").gates == {"code.runs": rule}
+
+
+def test_gates_of_a_recipe_replace_the_defaults() -> None:
+    assert validate_recipe({"name": "x"}, "t").gates == GATES
+    assert validate_recipe({"name": "x", "gates": {}}, "t").gates == {}
+    given = {"fidelity.kl": " <= 1.1 x teacher + 0.02 ", "size.file_mb": "<=200", "code.runs": ">= 0.5x teacher-0.1"}
+    assert validate_recipe({"name": "x", "gates": given}, "t").gates == {
+        name: rule.strip() for name, rule in given.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "",
+        "20",
+        "< 20",
+        "== 20",
+        ">= -1",
+        ">= pupil",
+        ">= 2 teacher",
+        ">= teacher x 2",
+        ">= 1e3",
+        "<= 3 + 4",
+        ">= teacher - ",
+    ],
+)
+def test_a_gate_that_is_no_rule_is_told_with_examples(rule: str) -> None:
+    text = mistakes({"name": "x", "gates": {"code.runs": rule}})
+    assert "gates.code.runs: a gate reads like" in text and '">= teacher - 0.06"' in text
+    assert text.startswith("my.toml: 1 mistake\n")
+
+
+def test_a_gate_must_be_text() -> None:
+    assert "gates.size.file_mb: input should be a valid string" in mistakes(
+        {"name": "x", "gates": {"size.file_mb": 320}}
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -190,13 +191,45 @@ def signals(
 
 
 @app.command()
-def evaluate(run: RunFolder, as_json: Json = False) -> None:
-    """Measure the scorecard, teacher beside student.  Example:  potstill evaluate runs/demo"""
+def evaluate(
+    run: RunFolder,
+    quick: Annotated[bool, typer.Option("--quick", help="Few items: under three minutes, wide intervals.")] = False,
+    gate: Annotated[
+        bool, typer.Option("--gate", help="Judge by the recipe's [gates]; a finished scorecard is not measured again.")
+    ] = False,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(help="Score this model beside: a GGUF, or a name of `potstill teachers`. May be repeated."),
+    ] = None,
+    unsafe: Annotated[
+        bool, typer.Option("--unsafe", help="Run model-written programs WITHOUT a sandbox where there can be none.")
+    ] = False,
+    lm_eval: Annotated[
+        str | None, typer.Option(metavar="TASKS", help="Run these tasks of lm-evaluation-harness instead: a,b,c.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the scorecard, teacher beside student, on the GGUF that ships.
+
+    With --gate the exit code is 0 where every gate is met, 2 where one is missed, 3 where one is undecided.
+    Example:  potstill evaluate runs/demo --against smollm2-135m-instruct
+    """
     from potstill import pipeline
+    from potstill.recipe import with_evaluation
     from potstill.run import open_run
 
-    pipeline.run_stage(open_run(run, progress=_progress()), "evaluate")
+    opened = open_run(run, progress=_progress())
+    if lm_eval:
+        _show_harness(opened, lm_eval.split(","), as_json)
+        return
+    done = next(stage.state for stage in pipeline.states(opened) if stage.name == "evaluate") == "done"
+    if not (gate and done) or quick or against:
+        others = [str(Path(one).resolve()) if Path(one).exists() else one for one in against or ()]
+        opened = replace(opened, recipe=with_evaluation(opened.recipe, quick, others), unsafe=unsafe)
+        pipeline.run_stage(opened, "evaluate")
     _show_scorecard(run, as_json)
+    if gate:
+        raise typer.Exit(_show_verdict(opened))
 
 
 @app.command()
@@ -255,20 +288,30 @@ def _table(title: str, columns: list[str], rows: list[list[str]], as_json: bool)
 
 def _show_scorecard(run: Path, as_json: bool) -> None:
     from potstill.run import read_json
+    from potstill.tables import scorecard_tables
 
     card = read_json(run / "evaluate" / "scorecard.json")
     if as_json:
         typer.echo(json.dumps(card, ensure_ascii=False, indent=1))
         return
-    models = list(dict.fromkeys(name for row in card.values() for name in row))
-    rows = [[metric, *(_cell(row.get(name)) for name in models)] for metric, row in card.items()]
-    _table("Scorecard (value, 95 % interval, n)", ["metric", *models], rows, False)
+    for title, columns, rows in scorecard_tables(card):
+        _table(title, columns, rows, False)
 
 
-def _cell(measure: dict[str, Any] | None) -> str:
-    if measure is None:
-        return ""
-    value = f"{measure['value']:.3g}" if abs(measure["value"]) < 100 else f"{measure['value']:.0f}"
-    if measure["low"] is None:
-        return f"{value} {measure['unit']}"
-    return f"{value} [{measure['low']:.3g}–{measure['high']:.3g}] {measure['unit']}, n={measure['n']}"
+def _show_verdict(opened: Any) -> int:
+    """Judge the scorecard by the gates of the run's recipe; on stderr, so that --json stays JSON."""
+    from potstill.evaluate.gates import exit_code, explain, judge
+    from potstill.evaluate.scorecard import read_measures
+
+    verdicts = judge(opened.recipe.gates, read_measures(opened.stage("evaluate") / "scorecard.json"))
+    for verdict in verdicts:
+        typer.echo(explain(verdict), err=True)
+    return exit_code(verdicts)
+
+
+def _show_harness(opened: Any, tasks: list[str], as_json: bool) -> None:
+    from potstill.evaluate.harness import harness_scores
+
+    scores = harness_scores(opened.stage("distill") / "student", [task.strip() for task in tasks if task.strip()])
+    rows = [[task, metric, f"{value:.4g}"] for task, measured in scores.items() for metric, value in measured.items()]
+    _table("lm-evaluation-harness, the Transformers student", ["task", "metric", "value"], rows, as_json)

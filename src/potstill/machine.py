@@ -25,6 +25,7 @@ COPIED_BYTES = 128 * 1024 * 1024
 WORTH_ROUNDING = 1.3
 """bfloat16 must be this much faster than float32 before its coarser numbers are worth it."""
 CGROUPS = Path("/sys/fs/cgroup")
+POWERCAP = Path("/sys/class/powercap")
 
 
 @dataclass(frozen=True)
@@ -143,15 +144,45 @@ def peak_memory_mb() -> float:
 
     Linux: VmHWM, since ru_maxrss is inherited from the parent and so may tell of another program.
     """
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024 / 1e6
+    peak = _own_status_mb("VmHWM:")
+    if peak is not None:
+        return peak
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest / 1e6 if sys.platform == "darwin" else largest * 1024 / 1e6
+
+
+def resident_memory_mb() -> float:
+    """Resident memory of this process now, MB. Linux answers without a library that would add to the answer."""
+    here = _own_status_mb("VmRSS:")
+    if here is not None:
+        return here
+    import psutil
+
+    return float(psutil.Process().memory_info().rss) / 1e6
+
+
+def energy_joules(powercap: Path = POWERCAP) -> float | None:
+    """What the processor packages have used since some moment, by their own counters; None where none may be read.
+
+    Intel and AMD on Linux (RAPL), often for root only; a counter begins again after some hours at full load.
+    """
+    counters = [path / "energy_uj" for path in powercap.glob("*-rapl:*") if path.name.count(":") == 1]
+    try:
+        readings = [int(counter.read_text()) for counter in counters]
+    except (OSError, ValueError):
+        return None
+    return sum(readings) / 1e6 if readings else None
+
+
+def _own_status_mb(field: str) -> float | None:
+    """A line of Linux's own account of this process; None on other systems."""
+    status = Path("/proc/self/status")
+    for line in status.read_text(encoding="ascii", errors="replace").splitlines() if status.exists() else ():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024 / 1e6
+    return None
 
 
 def _faster(float32: float, bfloat16: float) -> str:

@@ -46,8 +46,13 @@ def _stored_temperatures(recipe: Recipe) -> tuple[float, ...]:
     return recipe.distill.temperature.values() if recipe.signals.format == "topk" else ()
 
 
+def _kept_away(recipe: Recipe) -> list[tuple[Path, str]]:
+    """Evaluation sets that no training prompt may overlap with: as a whole, however many items are scored."""
+    return [(file.path, file.format) for file in recipe.evaluate.files]
+
+
 STAGES = (
-    Stage("prompts", "collect", (), lambda r: [r.prompts, r.seed]),
+    Stage("prompts", "collect", (), lambda r: [r.prompts, r.seed, *_kept_away(r)]),
     Stage("answers", "write_answers", ("prompts",), lambda r: [r.answers, r.teacher, r.seed]),
     Stage("vocab", "build_vocabulary", ("answers",), lambda r: [r.vocab, r.teacher, r.signals.context]),
     Stage(
@@ -57,9 +62,9 @@ STAGES = (
         lambda r: [r.signals, r.teacher, r.teacher_layers(), _stored_temperatures(r)],
     ),
     Stage("prune", "prune", ("vocab", "signals"), lambda r: [r.prune, r.teacher, r.signals.batch_tokens]),
-    Stage("distill", "distill", ("prune", "signals"), lambda r: [r.distill, r.seed]),
+    Stage("distill", "distill", ("prune", "signals"), lambda r: [r.distill, r.seed], format=2),
     Stage("export", "export", ("distill", "vocab"), lambda r: [r.export, r.name]),
-    Stage("evaluate", "evaluate", ("answers", "signals", "prune", "distill", "export"), lambda r: r.evaluate, format=4),
+    Stage("evaluate", "evaluate", ("answers", "signals", "prune", "distill", "export"), lambda r: r.evaluate, format=5),
     Stage(
         "report", "report", ("prompts", "answers", "vocab", "signals", "prune", "distill", "export", "evaluate"), str
     ),
@@ -140,6 +145,7 @@ def run_stage(run: Run, name: str) -> None:
                 f"`{name}` reads {', '.join(f'`{needed}` ({standing[needed]})' for needed in unready)}",
                 f"potstill {unready[0]} {run.folder}",
             )
+        run.keep_recipe()  # a stage may have been asked for with other settings than the run began with
         _build(run, stage, fingerprints(run)[name], standing[name])
 
 

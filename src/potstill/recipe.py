@@ -10,11 +10,13 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from potstill.bounds import Bound
 from potstill.problem import Problem
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -192,20 +194,62 @@ class ExportSection(Section):
         return self
 
 
-class EvaluateSection(Section):
-    """How the student is measured."""
+class EvaluationFile(Section):
+    """An evaluation set of somebody else's; no prompt that overlaps with it is trained on."""
 
+    path: Path = Field(description="A JSONL file.")
+    format: Literal["humaneval", "mbpp", "xcopa", "cmmlu"] = Field(description="Whose fields its lines have.")
+    limit: int | None = Field(None, ge=1, description="Use at most this many, evenly over the file; all if absent.")
+
+
+class EvaluateSection(Section):
+    """How the student is measured. A size of 0 leaves a measure out."""
+
+    few: bool = Field(False, description="Measure few items (`--quick`): under three minutes, with wide intervals.")
+    against: tuple[str, ...] = Field(
+        (), description="Other models scored beside: GGUFs or names of `potstill teachers`."
+    )
     rounds: int = Field(3, ge=1, description="Times each model is started and timed, in turn.")
     new_tokens: int = Field(64, ge=8, description="Tokens written in each timing.")
     prompts: int = Field(4, ge=1, description="Held-out prompts timed in each round.")
     context: int = Field(512, ge=64, description="Context of the timed engine.")
+    fidelity_answers: int | None = Field(None, ge=1, description="Held-out answers compared; all if absent.")
     samples: int = Field(12, ge=0, description="Held-out answers shown side by side in the report.")
     sample_tokens: int = Field(200, ge=8, description="Longest answer shown in the report.")
-    code_tasks: int = Field(50, ge=0, le=50, description="Held-out Python tasks each model writes; 0 leaves code out.")
+    code_tasks: int = Field(50, ge=0, le=50, description="Held-out Python tasks each model writes.")
     code_tokens: int = Field(320, ge=16, description="Longest program, in tokens.")
     code_seconds: float = Field(5.0, gt=0.0, description="CPU time of one program in the sandbox.")
     code_memory_mb: int = Field(400, ge=64, description="Memory of one program in the sandbox.")
+    commonsense: int = Field(200, ge=0, le=200, description="Questions whose choices are compared by likelihood.")
+    commonsense_written: int = Field(100, ge=0, le=200, description="Questions whose answer each model writes.")
+    stability_questions: int = Field(8, ge=0, le=20, description="Questions that are asked again and again.")
+    stability_samples: int = Field(10, ge=2, le=100, description="Sampled answers to each of them.")
+    reply_context: int = Field(1024, ge=128, description="Longest question and reply together, in a model's tokens.")
+    stability_tokens: int = Field(96, ge=8, description="Longest of these answers, in tokens.")
+    files: tuple[EvaluationFile, ...] = Field((), description="Evaluation sets of others, scored beside our own.")
     bootstrap: int = Field(1000, ge=100, description="Resamples behind each interval.")
+
+    def sizes(self) -> EvaluateSection:
+        """The sizes in force: as they stand, or at most a handful of each."""
+        if not self.few:
+            return self
+        least = {
+            **{"rounds": 1, "prompts": 2, "fidelity_answers": 6, "samples": 3, "code_tasks": 6},
+            **{"commonsense": 20, "commonsense_written": 10, "stability_questions": 2, "stability_samples": 4},
+        }
+        given = {name: getattr(self, name) for name in least}
+        return self.model_copy(
+            update={name: size if given[name] is None else min(size, given[name]) for name, size in least.items()}
+        )
+
+
+GATES = {
+    "speed.first_token_ms": "<= 0.66 x teacher",
+    "speed.decode_tok_s": ">= 20",
+    "size.file_mb": "<= 320",
+    "code.runs": ">= teacher - 0.06",
+    "commonsense.error": "<= teacher + 0.04",
+}
 
 
 class Recipe(Section):
@@ -225,6 +269,10 @@ class Recipe(Section):
     distill: DistillSection = Field(default_factory=lambda: DistillSection.model_validate({}))
     export: ExportSection = Field(default_factory=lambda: ExportSection.model_validate({}))
     evaluate: EvaluateSection = Field(default_factory=lambda: EvaluateSection.model_validate({}))
+    gates: dict[str, Bound] = Field(
+        default_factory=lambda: dict(GATES),
+        description="What the student must reach to be shipped: metric of the scorecard → bound.",
+    )
 
     @model_validator(mode="after")
     def _answers_fit_what_is_read(self) -> Recipe:
@@ -310,6 +358,8 @@ def _known_keys(place: list[str | int]) -> list[str]:
 
 def _resolved(recipe: Recipe, folder: Path) -> Recipe:
     files = tuple(file.model_copy(update={"path": folder / file.path}) for file in recipe.prompts.files)
+    sets = tuple(file.model_copy(update={"path": folder / file.path}) for file in recipe.evaluate.files)
+    against = tuple(str(folder / one) if (folder / one).exists() else one for one in recipe.evaluate.against)
     model = recipe.teacher.model
     if (folder / model).exists():
         model = str(folder / model)
@@ -319,8 +369,15 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
             "prompts": recipe.prompts.model_copy(update={"files": files}),
             "vocab": recipe.vocab.model_copy(update={"texts": tuple(folder / text for text in recipe.vocab.texts)}),
             "prune": recipe.prune.model_copy(update={"texts": tuple(folder / text for text in recipe.prune.texts)}),
+            "evaluate": recipe.evaluate.model_copy(update={"files": sets, "against": against}),
         }
     )
+
+
+def with_evaluation(recipe: Recipe, few: bool, against: Sequence[str]) -> Recipe:
+    """The recipe with what `potstill evaluate` was told: few items or all; other models beside (none: its own)."""
+    told: dict[str, Any] = {"few": few, **({"against": tuple(against)} if against else {})}
+    return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update=told)})
 
 
 def with_options(recipe: Recipe, minutes: float | None, skip_bad: bool) -> Recipe:

@@ -73,12 +73,14 @@ class Run:
         recipe: what is asked for.
         home: where teachers lie.
         progress: where long work reports to.
+        unsafe: programs that a model wrote may run without walls; said anew in every command, never kept.
     """
 
     folder: Path
     recipe: Recipe
     home: Path = field(default_factory=default_home)
     progress: Progress = field(default_factory=Silent)
+    unsafe: bool = False
 
     def stage(self, name: str) -> Path:
         """Folder of a finished stage. Raises: Problem where it isn't there."""

@@ -87,6 +87,7 @@ def _reply(text: str, finish: Literal["stop", "length"]) -> Reply:
         tokens=len(text) + 1,
         first_token_s=0.1,
         seconds=0.2,
+        arrivals=(0.1, 0.2),
     )
 
 

@@ -8,9 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from potstill.evaluate.fidelity import add_fidelity
-from potstill.evaluate.scorecard import Scorecard, bootstrap, fact, mean_of, proportion, ratio
-from potstill.fidelity import Fidelity
+from potstill.evaluate.scorecard import (
+    Scorecard,
+    bootstrap,
+    fact,
+    mean_of,
+    proportion,
+    ratio,
+    read_measures,
+    unmeasured,
+)
 
 
 def test_a_constant_has_no_width() -> None:
@@ -44,19 +51,15 @@ def test_long_answers_count_for_more() -> None:
     assert bootstrap([[10.0, 10.0], [0.0, 30.0]], ratio, "nats", 100, seed=0).value == 0.25
 
 
-def test_fidelity_sums_become_means(tmp_path: Path) -> None:
-    answers = [Fidelity(10, 5.0, 8.0, 9.0, 10 * np.log(4)), Fidelity(30, 15.0, 12.0, 21.0, 30 * np.log(4))]
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     card = Scorecard()
-    add_fidelity(card, "student", answers, 100, seed=0)
+    card.add("size.file_mb", "student", fact(85.3, "MB"))
+    card.add("naturalness.mean", "student", unmeasured("1–5", "not rated"))
     card.write(tmp_path / "card.json")
-    found = {metric: row["student"] for metric, row in json.loads((tmp_path / "card.json").read_text()).items()}
-    values = {metric: measure["value"] for metric, measure in found.items()}
-    assert values == pytest.approx(
-        {"fidelity.kl": 0.5, "fidelity.top1": 0.5, "fidelity.top5": 0.75, "fidelity.perplexity": 4.0}
-    )
-    assert {measure["n"] for measure in found.values()} == {2}
-    assert found["fidelity.kl"]["low"] == pytest.approx(0.5) == found["fidelity.kl"]["high"]
-    assert set(found["fidelity.kl"]) == {"value", "n", "low", "high", "unit"}
+    assert read_measures(tmp_path / "card.json") == card.measures
+    written = json.loads((tmp_path / "card.json").read_text(encoding="utf-8"))
+    assert set(written["size.file_mb"]["student"]) == {"value", "n", "low", "high", "unit"}
+    assert written["naturalness.mean"]["student"]["note"] == "not rated"
 
 
 def test_nothing_of_fifty_is_not_certainly_nothing() -> None:

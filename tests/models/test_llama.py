@@ -65,6 +65,19 @@ def test_a_position_sees_only_what_precedes_it(reader: LlamaReader) -> None:
     assert not np.allclose(before[60:], after[60:])
 
 
+def test_a_likelihood_is_the_sum_over_the_whole_sequence(reader: LlamaReader) -> None:
+    begin, continuations = sequence(150), [sequence(3), sequence(1), sequence(20)]
+
+    found = reader.log_likelihoods(begin, continuations)
+
+    for ids, value in zip(continuations, found, strict=True):
+        rows = torch.from_numpy(reader.logits([*begin, *ids])).double()[len(begin) - 1 : -1].log_softmax(-1)
+        assert value == pytest.approx(float(rows[np.arange(len(ids)), ids].sum()), abs=1e-4)
+    assert reader.log_likelihoods(begin, continuations[::-1]) == pytest.approx(found[::-1], abs=1e-4)
+    with pytest.raises(ValueError, match="129 tokens"):
+        reader.log_likelihoods(begin, [sequence(129)])
+
+
 @pytest.mark.parametrize("text", [TEXT, "", "a", "  \n\n  x", "中文，标点。"])
 def test_tokenize_is_the_checkpoint_s_tokenizer(reader: LlamaReader, tiny_checkpoint: Path, text: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)

@@ -9,7 +9,7 @@ import pytest
 
 from potstill.models import speed
 from potstill.models.engine import Threads, default_threads
-from potstill.models.speed import SpeedSample, alternate, best_threads, candidate_threads, measure
+from potstill.models.speed import SpeedSample, alternate, candidate_threads, fastest, measure, trial_rates
 from potstill.problem import Problem
 from potstill.progress import Silent
 
@@ -24,6 +24,10 @@ def sample(rate: float) -> SpeedSample:
         first_token_ms=(1.0,),
         decode_tok_s=(rate / 2, rate, rate * 100),
         peak_mb=1.0,
+        steady_mb=1.0,
+        gaps_ms=((1.0,),),
+        characters_s=(1.0,),
+        joules_per_token=None,
         prompt_tokens=(1,),
         waiting="PASSIVE",
     )
@@ -35,6 +39,9 @@ def test_every_prompt_is_measured_with_the_threads_asked_for(tiny_gguf: Path) ->
     assert len(result.first_token_ms) == len(result.decode_tok_s) == len(QUESTIONS)
     assert all(number > 0 for number in (result.load_s, *result.first_token_ms, *result.decode_tok_s))
     assert result.waiting == "ACTIVE"
+    assert all(gap >= 0 for gaps in result.gaps_ms for gap in gaps)
+    assert 10 < result.steady_mb <= result.peak_mb
+    assert len(result.gaps_ms) == len(result.characters_s) == len(QUESTIONS)
 
 
 def test_the_peak_is_the_measured_process_s_own(tiny_gguf: Path) -> None:
@@ -95,7 +102,11 @@ def test_the_fastest_by_median_wins_and_one_that_never_ends_loses(monkeypatch: p
     monkeypatch.setattr(speed, "measure", pretend)
     candidates = [Threads(decode=count, prefill=4, waiting="PASSIVE") for count in (1, 2, 3, 4)]
 
-    assert best_threads(Path("x"), candidates, QUESTIONS, new_tokens=4, context=64) == candidates[1]
+    rates_found = trial_rates(Path("x"), candidates, QUESTIONS, new_tokens=4, context=64)
+
+    assert rates_found == [30.0, 50.0, 40.0, 0.0]
+    assert fastest(candidates, rates_found) == candidates[1]
+    assert fastest(candidates, [50.0, 50.0, 0.0, 0.0]) == candidates[0]
 
 
 def test_active_waiting_is_tried_on_an_idle_machine_only() -> None:

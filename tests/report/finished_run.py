@@ -13,6 +13,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+from finished_evaluation import failures, gates, other_files, quality, reading, stability
+
 from potstill.recipe import Recipe
 from potstill.run import Run, write_json
 
@@ -38,19 +40,17 @@ def build_run(folder: Path) -> Run:
         if report is not None:
             write_json(folder / stage / "report.json", report)
     (folder / "distill" / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in training_log(240)))
-    write_json(folder / "evaluate" / "scorecard.json", scorecard())
+    write_json(folder / "evaluate" / "scorecard.json", full_scorecard())
+    write_json(folder / "evaluate" / "stability.json", stability())
+    write_json(folder / "evaluate" / "failures.json", failures())
+    write_json(folder / "evaluate" / "gates.json", gates())
     write_json(folder / "evaluate" / "samples.json", samples())
     write_json(folder / "manifest.json", {"recipe": "demo", "stages": _manifest()})
     return run
 
 
-def reading(value: float | None, low: float | None, high: float | None, n: int, unit: str) -> dict[str, Any]:
-    """One cell of the scorecard."""
-    return {"value": value, "n": n, "low": low, "high": high, "unit": unit}
-
-
 def scorecard() -> dict[str, dict[str, dict[str, Any]]]:
-    """Teacher, student, and the student's earlier stages where only fidelity is known."""
+    """The scorecard's first version: teacher, student, and the student's stages where only fidelity is known."""
     return {
         "speed.first_token_ms": {
             "teacher": reading(343.2, 331.0, 358.4, 12, "ms"),
@@ -101,6 +101,12 @@ def scorecard() -> dict[str, dict[str, dict[str, Any]]]:
             "student": reading(6.03, 5.6, 6.5, 40, "perplexity"),
         },
     }
+
+
+def full_scorecard() -> dict[str, dict[str, dict[str, Any]]]:
+    """Every row and every model of a whole evaluation."""
+    others = other_files()
+    return {key: models | others.get(key, {}) for key, models in (scorecard() | quality()).items()}
 
 
 def samples() -> list[dict[str, str]]:

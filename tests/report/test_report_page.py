@@ -16,12 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finished_run import build_run, reading, samples, scorecard, training_log
+from finished_run import (
+    build_run,
+    failures,
+    full_scorecard,
+    gates,
+    reading,
+    samples,
+    scorecard,
+    stability,
+    training_log,
+)
 
 from potstill.problem import Problem
 from potstill.recipe import Recipe
 from potstill.report import report
-from potstill.report.page import answer_pieces
+from potstill.report.reading import answer_pieces
 from potstill.run import Run, write_json
 
 VOID = {"meta", "link", "input", "br", "img"}
@@ -66,6 +76,12 @@ def write_page(run: Run) -> str:
     folder.mkdir(exist_ok=True)
     report(run, folder)
     return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def page_with(run: Run, name: str, content: Any) -> Page:
+    """The page when one file of the evaluation says this. As JSON writes it: half a surrogate pair can not be UTF-8."""
+    (run.folder / "evaluate" / name).write_text(json.dumps(content))
+    return Page(write_page(run))
 
 
 @pytest.fixture
@@ -154,6 +170,37 @@ def test_a_held_out_text_stays_text(run: Run, place: str) -> None:
     assert [tag for tag, _ in page.tags] == [tag for tag, _ in ordinary.tags]
 
 
+@pytest.mark.parametrize("place", ["kind", "id", "question", "expected", "teacher", "student", "why"])
+@pytest.mark.parametrize("kind", ["code", "commonsense"])
+def test_a_failure_stays_text(run: Run, place: str, kind: str) -> None:
+    entry = next(one for one in failures() if one["kind"] == kind)
+    # A kind that nobody knows is shown as commonsense is: its texts are no programs.
+    ordinary = page_with(run, "failures.json", [entry | ({"kind": "mine"} if place == "kind" else {})])
+    page = page_with(run, "failures.json", [entry | {place: HOSTILE}])
+    assert "<script>alert(1)</script>" in page.text and "{{ 7 * 7 }}" in page.text
+    assert [tag for tag, _ in page.tags if tag != "span"] == [tag for tag, _ in ordinary.tags if tag != "span"]
+    assert not page.values("onerror") and not page.values("src")
+
+
+@pytest.mark.parametrize("place", ["model", "question", "text"])
+def test_a_repeated_answer_stays_text(run: Run, place: str) -> None:
+    def told(model: str, question: str, text: str) -> Page:
+        answers = [{"text": text, "ended": True, "tokens": 3}]
+        return page_with(run, "stability.json", {model: [{"question": question, "answers": answers}]})
+
+    harmless = {"model": "mine", "question": "what?", "text": "that"}
+    ordinary, page = told(**harmless), told(**(harmless | {place: HOSTILE}))
+    assert "<script>alert(1)</script>" in page.text and "{{ 7 * 7 }}" in page.text
+    assert [tag for tag, _ in page.tags] == [tag for tag, _ in ordinary.tags]
+
+
+@pytest.mark.parametrize("place", ["metric", "rule", "state", "unit"])
+def test_a_gate_stays_text(run: Run, place: str) -> None:
+    page = page_with(run, "gates.json", [gates()[0] | {place: HOSTILE}])
+    assert "<script>alert(1)</script>" in page.text
+    assert len(page.scripts) == 1 and not page.values("onerror") and not page.values("src")
+
+
 def test_names_from_files_stay_text(run: Run) -> None:
     hostile = "<b id=x onclick=y>"
     card = scorecard() | {hostile: {hostile: reading(1.0, None, None, 1, hostile)}}
@@ -184,7 +231,7 @@ def test_bad_values_are_shown_as_they_are(run: Run) -> None:
     card["naturalness.mean"] = {"student": reading(None, None, None, 0, "")}
     write_json(run.folder / "evaluate" / "scorecard.json", card)
     text = Page(write_page(run)).text
-    for said in ("2.00× slower", "rounding: 0.920 nats worse", "∞", "not measured"):
+    for said in ("2.00× slower", "rounding: 0.920 nats worse", "∞", "not rated", "not measured"):
         assert said in text
 
 
@@ -195,7 +242,8 @@ def test_an_empty_answer_is_called_empty(run: Run) -> None:
 OPTIONAL = [
     "prompts/report.json", "answers/report.json", "vocab/report.json", "signals/report.json", "prune/report.json",
     "distill/report.json", "distill/log.jsonl", "export/report.json", "evaluate/scorecard.json",
-    "evaluate/samples.json", "manifest.json", "recipe.json",
+    "evaluate/samples.json", "evaluate/stability.json", "evaluate/failures.json", "evaluate/gates.json",
+    "manifest.json", "recipe.json",
 ]  # fmt: skip
 
 
@@ -261,3 +309,60 @@ def test_code_is_told_apart_and_nothing_is_lost(text: str) -> None:
 
 def test_a_blank_answer_has_no_pieces() -> None:
     assert answer_pieces(" \n\t") == ()
+
+
+def test_a_run_of_the_first_version_still_has_its_page(run: Run) -> None:
+    write_json(run.folder / "evaluate" / "scorecard.json", scorecard())
+    for name in ("stability.json", "failures.json", "gates.json"):
+        (run.folder / "evaluate" / name).unlink()
+    page = Page(write_page(run))
+    assert page.open == [] and "2.08×" in page.text and "at a glance" in page.text
+    assert not {"failures-title", "repeats-title"} & set(page.values("id"))
+    assert "The recipe's gates say" not in page.text
+
+
+def test_empty_files_of_the_evaluation_take_nothing_along(run: Run) -> None:
+    for name, empty in (("stability.json", {}), ("failures.json", []), ("gates.json", []), ("scorecard.json", {})):
+        write_json(run.folder / "evaluate" / name, empty)
+    page = Page(write_page(run))
+    assert page.open == [] and "has not been measured" in page.text
+
+
+def test_the_verdict_stands_at_the_top_and_says_why(run: Run) -> None:
+    text = Page(write_page(run)).text
+    for said in (
+        "Don't ship", "3 met", "1 missed", "at least the teacher's minus 6 points", "About 4,200 more questions",
+        "不宜发布", "未达到",
+    ):  # fmt: skip
+        assert said in text
+    assert text.index("Don't ship") < text.index("at a glance") < text.index("Every measure")
+
+
+def test_parts_of_a_metric_lie_in_what_opens_by_a_click(run: Run) -> None:
+    page = Page(write_page(run))
+    for said in ("By category", "By position in the answer", "By prompt length", "By threads", "By quantisation"):
+        assert said in page.text
+    for said in ("KL divergence · office", "tokens 17 – 64", "long prompt", "2 threads", "Student Q8_0", "学生 Q8_0"):
+        assert said in page.text
+    assert page.text.count("Distance from the teacher") == 1
+    assert page.values("class").count("bars") == 4 + 2  # four ladders, none for a category; time and bytes
+
+
+def test_failures_are_shown_up_to_what_a_person_reads(run: Run) -> None:
+    page = Page(write_page(run))
+    assert page.values("class").count("sample failure") == 3 + 20
+    for said in (": 26 failed", "And 6 more", "AssertionError", "the teacher had 2 of them right"):
+        assert said in page.text
+
+
+def test_every_metric_of_a_full_evaluation_has_words(run: Run) -> None:
+    text = Page(write_page(run)).text
+    assert "no explanation is known" not in text
+    assert not [key for key in full_scorecard() if key in text.partition("To make it again")[0]]
+
+
+def test_repeated_answers_are_counted(run: Run) -> None:
+    text = Page(write_page(run)).text
+    answers = [answer for entry in stability()["student"] for answer in entry["answers"]]
+    ended = sum(answer["ended"] for answer in answers)
+    assert f"{ended} of {len(answers)} ended by themselves" in text and ", cut off" in text

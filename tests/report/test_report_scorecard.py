@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 
 import pytest
-from finished_run import reading, scorecard
+from finished_run import full_scorecard, reading, scorecard
 
 from potstill.report.curves import moving_mean, nice_ticks, panels
 from potstill.report.metrics import METRICS, metric_named
 from potstill.report.scorecard import Comparison, compare, groups, marks, position, read_cell, readings
-from potstill.report.words import Words, anything, duration, megabytes, number, quantity, rounded, without_folders
+from potstill.report.words import Words, anything, duration, megabytes, number, quantity, rounded, tidy, without_folders
 
 
 def against(key: str, teacher: tuple[float, ...], student: tuple[float, ...], unit: str = "") -> Comparison:
@@ -67,13 +67,44 @@ def test_no_factor_where_it_has_no_meaning() -> None:
 
 
 def test_every_metric_and_model_of_the_scorecard_is_shown() -> None:
-    card = scorecard() | {"odd": {"teacher": 3.0}, "code.runs": {"zebra": reading(0.5, 0.4, 0.6, 50, "share")}}
+    card = full_scorecard() | {"odd": {"teacher": 3.0}, "code.lines": {"zebra": reading(0.5, 0.4, 0.6, 50, "share")}}
     shown = groups(card)
-    assert [row.metric.key for group in shown for row in group.rows] == list(card)
-    cells = {(row.metric.key, cell.model) for group in shown for row in group.rows for cell in row.cells if cell.number}
+    tables = [table for group in shown for table in (group, *group.details)]
+    assert {row.metric.key for table in tables for row in table.rows} == set(card)
+    cells = {
+        (row.metric.key, cell.model) for table in tables for row in table.rows for cell in row.cells if cell.number
+    }
     assert cells == {(metric, model) for metric, models in card.items() for model in models}
     fidelity = next(group for group in shown if group.key == "fidelity")
     assert fidelity.models == ("teacher", "cut", "healed", "trained", "student")
+
+
+def test_parts_and_other_files_stand_in_tables_of_their_own() -> None:
+    fidelity = next(group for group in groups(full_scorecard()) if group.key == "fidelity")
+    assert [row.metric.key for row in fidelity.rows] == [
+        f"fidelity.{one}" for one in ("kl", "top1", "top5", "perplexity")
+    ]
+    assert [table.key for table in fidelity.details] == ["category", "position", "quantisation"]
+    category, _, quantisation = fidelity.details
+    assert category.models == ("teacher", "cut", "student-Q8_0", "student")
+    assert quantisation.models == ("teacher", "student-F16", "student-Q8_0", "student")
+    assert [row.metric.key for row in quantisation.rows] == ["fidelity.kl", "fidelity.top1"]
+    assert not quantisation.compares and all(len(row.marks) == 4 for row in quantisation.rows)
+
+
+def test_what_nobody_measured_says_so() -> None:
+    (naturalness,) = (group for group in groups(full_scorecard()) if group.key == "naturalness")
+    cells = [cell for row in naturalness.rows for cell in row.cells]
+    assert all(cell.number and cell.number.en == "not rated" and cell.n == "0" for cell in cells)
+    assert not naturalness.compares and not any(row.marks for row in naturalness.rows)
+
+
+def test_an_axis_may_have_ends_of_its_own() -> None:
+    metric = metric_named("naturalness.mean")
+    student = read_cell(reading(3.0, 2.0, 4.0, 9, ""), metric)
+    assert student is not None
+    (mark,) = marks(metric, {"student": student})
+    assert (mark.low, mark.at, mark.high) == (25.0, 50.0, 75.0)
 
 
 def test_a_part_of_a_known_metric_is_explained_by_it() -> None:
@@ -152,3 +183,8 @@ def test_curves_survive_what_cannot_be_drawn() -> None:
     assert panel.across.en == "steps" and panel.curves[0].raw == "M33.33 3.85L100.00 51.92"
     (empty,) = panels([{"step": 1, "kl": math.nan}])
     assert empty.curves == ()
+
+
+def test_ticks_carry_no_noise() -> None:
+    assert [tidy(one, "share").en for one in (0.0, 0.25, 1.0, 0.005)] == ["0%", "25%", "100%", "0.5%"]
+    assert [tidy(one, "ms").en for one in (0.0, 5.0, 48.76, 1000.0, 12_300.0)] == ["0", "5", "48.8", "1,000", "12,300"]

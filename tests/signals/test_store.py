@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
+from potstill.fidelity import add_up
 from potstill.models.anatomy import head_weight
 from potstill.models.examples import Example, batches_by_length
 from potstill.models.positions import predicted, predicting
@@ -60,6 +61,20 @@ def test_the_teacher_as_student_costs_nothing(
         loss = rows.divergence(true_logits(tiny_model, example), slice(None), temperature)
         assert len(rows) == example.rows == len(loss)
         assert loss.abs().max() < 2e-4
+
+
+def test_the_stretches_of_an_answer_add_up_to_it(tiny_model: PreTrainedModel, tmp_path: Path) -> None:
+    store = build_store(tiny_model, tmp_path / "s", "hidden")
+    for index, example in enumerate(store.examples):
+        other = true_logits(tiny_model, example).flip(0)
+        whole = store.compare(index, other)[0]
+        parts = store.compare(index, other, (1, 3))
+        assert [part.positions for part in parts] == [
+            min(example.rows, 1), max(0, min(example.rows, 3) - 1), max(0, example.rows - 3)
+        ]  # fmt: skip
+        total = add_up(parts)
+        assert (total.positions, total.top1, total.top5) == (whole.positions, whole.top1, whole.top5)
+        assert total.kl == pytest.approx(whole.kl, rel=1e-5)
 
 
 def test_examples_come_back_as_they_were(tiny_model: PreTrainedModel, tmp_path: Path) -> None:

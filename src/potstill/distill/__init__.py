@@ -1,7 +1,7 @@
 """Stage `distill`: the healed student is trained on the teacher's signals.
 
 In:  `prune/student`, `signals/` (training split), `vocab/`.
-Out: `distill/student` (float32 checkpoint), `log.jsonl` (a line a step), `report.json`.
+Out: `distill/student` (float16 checkpoint), `log.jsonl` (a line a step), `report.json`.
 Does not know: how the student was cut, GGUF, evaluation.
 """
 
@@ -50,7 +50,8 @@ def distill(run: Run, folder: Path) -> None:
         log.meter = trainer.meter
         log.keep_steps(int(checkpoint.name.split("-")[1]) if checkpoint else 0)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    save_checkpoint(student, run.stage("vocab"), folder / "student", torch.float32, run.stamp(folder))
+    # float16 values: the F16 file then holds exactly these weights, and so may be compared closely
+    save_checkpoint(student, run.stage("vocab"), folder / "student", torch.float16, run.stamp(folder))
     write_json(
         folder / "report.json", log.summary(store.rows) | {"dtype": "bfloat16" if trainer.args.bf16 else "float32"}
     )

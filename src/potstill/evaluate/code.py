@@ -60,8 +60,8 @@ def extract_code(reply: str) -> str:
     return found.group(1) if found else reply
 
 
-def grade(task: CodeTask, reply: str, limits: Limits) -> CodeResult:
-    """Run the program alone, then with the checks behind it.
+def grade(task: CodeTask, reply: str, limits: Limits, *, unsafe: bool = False) -> CodeResult:
+    """Run the program alone, then with the checks behind it. `unsafe`: without walls where there can be none.
 
     Passing means that a fresh secret is printed after the last check: exit code 0 alone can be had by leaving early.
 
@@ -70,29 +70,31 @@ def grade(task: CodeTask, reply: str, limits: Limits) -> CodeResult:
     program = extract_code(reply)
     if not program.strip():
         return CodeResult(task.id, reply, False, False, "empty")
-    alone = run_python(program, limits)
+    alone = run_python(program, limits, unsafe=unsafe)
     if alone.status != "ok":
         # The checks stand behind the program: where it fails, they are never reached.
         return CodeResult(task.id, reply, False, False, _last_line(alone.stderr) or alone.status)
     secret = secrets.token_hex(16)
-    checked = run_python("\n".join([program, *task.checks, f"print({secret!r})"]), limits)
+    checked = run_python("\n".join([program, *task.checks, f"print({secret!r})"]), limits, unsafe=unsafe)
     passes = checked.status == "ok" and secret in checked.stdout.splitlines()[-1:]
     return CodeResult(task.id, reply, True, passes, "" if passes else _last_line(checked.stderr) or checked.status)
 
 
-def grade_all(tasks: Sequence[CodeTask], replies: Sequence[str], limits: Limits, bar: Bar) -> list[CodeResult]:
+def grade_all(
+    tasks: Sequence[CodeTask], replies: Sequence[str], limits: Limits, bar: Bar, *, unsafe: bool = False
+) -> list[CodeResult]:
     """Every reply's result, in the order of the tasks."""
     results = []
     for task, reply in zip(tasks, replies, strict=True):
-        results.append(grade(task, reply, limits))
+        results.append(grade(task, reply, limits, unsafe=unsafe))
         bar.advance()
     return results
 
 
-def add_code(card: Scorecard, model: str, results: Sequence[CodeResult]) -> None:
-    """Rows code.runs and code.passes; intervals over tasks."""
-    card.add("code.runs", model, proportion(sum(result.runs for result in results), len(results)))
-    card.add("code.passes", model, proportion(sum(result.passes for result in results), len(results)))
+def add_code(card: Scorecard, model: str, results: Sequence[CodeResult], suffix: str = "") -> None:
+    """Rows code.runs and code.passes (with a suffix for somebody else's tasks); intervals over tasks."""
+    card.add(f"code.runs{suffix}", model, proportion(sum(result.runs for result in results), len(results)))
+    card.add(f"code.passes{suffix}", model, proportion(sum(result.passes for result in results), len(results)))
 
 
 def _last_line(text: str) -> str:

@@ -11,11 +11,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from potstill.run import write_json
+from potstill.run import read_json, write_json
 
 Floats = NDArray[np.float64]
 
@@ -25,15 +26,17 @@ class Measure:
     """One number.
 
     Args:
-        value: the estimate. n: independent samples behind it. low, high: 95 % interval; None where one sample
-        (or a fact, such as a file's size) leaves nothing to estimate. unit: "nats", "ms", "share" …
+        value: the estimate; None where nothing was measured. n: independent samples behind it. low, high: 95 %
+        interval; None where one sample (or a fact, such as a file's size) leaves nothing to estimate. unit: "nats",
+        "ms", "share" …  note: why there is no value; written only then.
     """
 
-    value: float
+    value: float | None
     n: int
     low: float | None
     high: float | None
     unit: str
+    note: str = ""
 
 
 @dataclass
@@ -49,7 +52,7 @@ class Scorecard:
     def write(self, path: Path) -> None:
         """Write the flat map as JSON."""
         write_json(
-            path, {metric: {name: asdict(one) for name, one in row.items()} for metric, row in self.measures.items()}
+            path, {metric: {name: _plain(one) for name, one in row.items()} for metric, row in self.measures.items()}
         )
 
 
@@ -58,8 +61,25 @@ def fact(value: float, unit: str) -> Measure:
     return Measure(value, 1, None, None, unit)
 
 
-def proportion(successes: int, n: int) -> Measure:
+def read_measures(path: Path) -> dict[str, dict[str, Measure]]:
+    """Metric → model → measure, as `Scorecard.write` left them."""
+    return {metric: {name: Measure(**one) for name, one in row.items()} for metric, row in read_json(path).items()}
+
+
+def _plain(measure: Measure) -> dict[str, Any]:
+    return {name: value for name, value in asdict(measure).items() if name != "note" or value}
+
+
+def unmeasured(unit: str, note: str = "not measured") -> Measure:
+    """A place in the scorecard that nobody has filled: no value, n = 0, and why."""
+    return Measure(None, 0, None, None, unit, note)
+
+
+def proportion(successes: float, n: int) -> Measure:
     """A share of n independent yes-or-no outcomes, with Wilson's 95 % interval.
+
+    Where outcomes come in n groups that are not independent inside (answers to one question), `successes` is the
+    sum of the groups' shares: an interval as if each group had been asked once, too wide rather than too narrow.
 
     Resampling cannot do this: 0 of 50 resamples to 0 for ever, although 5 % would still give 0 of 50 now and then.
     Source: Wilson 1927.

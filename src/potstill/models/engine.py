@@ -86,6 +86,8 @@ class Reply:
     """Seconds until the first token was chosen, everything included that `seconds` includes."""
     seconds: float
     """Seconds to the end: reading the prompt, writing, handing over. In a batch, from a free slot on."""
+    arrivals: tuple[float, ...]
+    """Seconds from the start until each piece of text came: what a person who reads along feels."""
 
 
 def derive_seed(seed: int, index: int) -> int:
@@ -159,11 +161,13 @@ class Engine:
         """What the model's own chat template makes of a conversation, up to where the answer begins."""
         return str(self._socket.post("/apply-template", {"messages": list(messages)})["prompt"])
 
+    def prompt_ids(self, messages: Messages) -> list[int]:
+        """Token ids of a conversation with everything its template adds, up to where the answer begins."""
+        return self._token_ids(self.render(messages), begin=True)
+
     def count_tokens(self, prompt: str | Messages) -> int:
         """Tokens of a plain text, or of a conversation with everything its template adds."""
-        if isinstance(prompt, str):
-            return len(self._token_ids(prompt, begin=False))
-        return len(self._token_ids(self.render(prompt), begin=True))
+        return len(self._token_ids(prompt, begin=False) if isinstance(prompt, str) else self.prompt_ids(prompt))
 
     def stream(self, messages: Messages, sampling: Sampling) -> Iterator[str]:
         """The answer in pieces, as they come; closing the iterator stops the work at the next token.
@@ -239,7 +243,7 @@ class Engine:
             raise RuntimeError("The engine is closed.")
         if sampling.max_tokens < 1:
             raise ValueError("max_tokens is at least 1")
-        ids = self._token_ids(self.render(messages), begin=True)
+        ids = self.prompt_ids(messages)
         if len(ids) >= self.context:
             raise Problem(
                 f"The prompt is {len(ids)} tokens long; a context of {self.context} takes {self.context - 1}",
@@ -312,6 +316,7 @@ class _Answer:
         self._stopped = stopped
         self._started = started
         self._pieces: list[str] = []
+        self._arrivals: list[float] = []
         self._finish: Literal["stop", "length"] | None = None
         self._usage: dict[str, int] = {}
         self._decode_s = 0.0
@@ -325,6 +330,7 @@ class _Answer:
         choice = chunk["choices"][0]
         if piece := choice["text"]:
             self._pieces.append(piece)
+            self._arrivals.append(time.perf_counter() - self._started)
             self._on_piece(piece)
         if choice["finish_reason"]:
             self._finish = choice["finish_reason"]
@@ -344,6 +350,7 @@ class _Answer:
             tokens=self._usage["completion_tokens"],
             first_token_s=seconds - self._decode_s,
             seconds=seconds,
+            arrivals=tuple(self._arrivals),
         )
 
 

@@ -133,6 +133,7 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "llama_free": (None, [c_void_p]),
     "llama_get_memory": (c_void_p, [c_void_p]),
     "llama_memory_clear": (None, [c_void_p, c_bool]),
+    "llama_memory_seq_rm": (c_bool, [c_void_p, c_int32, c_int32, c_int32]),
     "llama_n_batch": (c_uint32, [c_void_p]),
     "llama_n_threads_batch": (c_int32, [c_void_p]),
     "llama_batch_init": (_Batch, [c_int32, c_int32, c_int32]),
@@ -211,16 +212,37 @@ class LlamaReader:
 
         self._check(token_ids, start)
         self._llama.llama_memory_clear(self._llama.llama_get_memory(self._context), True)
-        width = self.vocabulary_size
-        result = np.empty((len(token_ids) - start, width), dtype=np.float32)
-        filled = 0
-        for begin in range(0, len(token_ids), _CHUNK):
-            rows = self._read(token_ids[begin : begin + _CHUNK], begin, start)
-            if rows:
-                source = np.ctypeslib.as_array(self._llama.llama_get_logits(self._context), (rows, width))
-                result[filled : filled + rows] = source
-                filled += rows
-        return result
+        chunks = [
+            self._read(token_ids[begin : begin + _CHUNK], begin, start) for begin in range(0, len(token_ids), _CHUNK)
+        ]
+        return np.concatenate(chunks)
+
+    def log_likelihoods(self, token_ids: Sequence[int], continuations: Sequence[Sequence[int]]) -> list[float]:
+        """How likely each continuation is after the same beginning, which is read once.
+
+        Args:
+            token_ids: [T] the beginning, at least one token.
+            continuations: token ids, at least one each.
+
+        Returns: sums of log-probabilities, nats. Errors as for `logits`.
+        """
+        import numpy as np
+
+        first = self.logits(token_ids, start=len(token_ids) - 1)
+        memory = self._llama.llama_get_memory(self._context)
+        begin, found = len(token_ids), []
+        for ids in continuations:
+            self._check([*token_ids, *ids], 0)
+            if len(ids) > _CHUNK:
+                raise ValueError(f"a continuation has {len(ids)} tokens, {_CHUNK} are the most")
+            # what follows the last token is of no interest, so that is not read
+            rows = np.concatenate([first, self._read(ids[:-1], begin, begin)]) if len(ids) > 1 else first
+            self._llama.llama_memory_seq_rm(memory, 0, begin, -1)
+            rows = rows.astype(np.float64)
+            peak = rows.max(axis=1)
+            totals = peak + np.log(np.exp(rows - peak[:, None]).sum(axis=1))
+            found.append(float((rows[np.arange(len(ids)), list(ids)] - totals).sum()))
+        return found
 
     def tokenize(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of `text`, nothing added. `special`: names of special tokens in it are those tokens."""
@@ -255,8 +277,10 @@ class LlamaReader:
         if not 0 <= min(token_ids) <= max(token_ids) < self.vocabulary_size:
             raise ValueError(f"token ids lie in 0 … {self.vocabulary_size - 1}")
 
-    def _read(self, token_ids: Sequence[int], begin: int, start: int) -> int:
-        """Read one chunk that begins at position `begin`; returns how many rows of logits it left."""
+    def _read(self, token_ids: Sequence[int], begin: int, start: int) -> NDArray[np.float32]:
+        """Read one chunk that begins at position `begin`; returns the logits [n, V] from position `start` on."""
+        import numpy as np
+
         batch = self._batch
         batch.n_tokens = len(token_ids)
         for place, token in enumerate(token_ids):
@@ -268,7 +292,10 @@ class LlamaReader:
         code = self._llama.llama_decode(self._context, batch)
         if code != 0:
             raise RuntimeError(f"llama_decode failed with code {code} at position {begin} of {self.gguf}")
-        return max(0, begin + len(token_ids) - max(begin, start))
+        rows = max(0, begin + len(token_ids) - max(begin, start))
+        if not rows:
+            return np.empty((0, self.vocabulary_size), dtype=np.float32)
+        return np.ctypeslib.as_array(self._llama.llama_get_logits(self._context), (rows, self.vocabulary_size)).copy()
 
 
 def reason_for_refusal(gguf: Path) -> str:

@@ -1,7 +1,7 @@
 """How fast a GGUF is on this machine, and with which threads it is fastest.
 
 In:  GGUFs, thread settings, conversations.
-Out: load time, time to the first token, tokens a second, peak memory.
+Out: load time, time to the first token, tokens a second, gaps between pieces, memory, energy.
 Does not know: recipes, runs, which model is the teacher.
 
 Every measurement is a process of its own (`python -m potstill.models.speed`, one JSON job in, one JSON line
@@ -19,11 +19,12 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from potstill.machine import peak_memory_mb
-from potstill.models.engine import Engine, Messages, Sampling, Threads, default_threads
+from potstill.machine import energy_joules, peak_memory_mb, resident_memory_mb
+from potstill.models.engine import Engine, Messages, Reply, Sampling, Threads, default_threads
 from potstill.problem import Problem
 from potstill.progress import Progress
 
@@ -48,6 +49,14 @@ class SpeedSample:
     """Tokens a second after the first one, for every prompt."""
     peak_mb: float
     """Largest resident memory of the whole process, in 10⁶ bytes; about 24 of them are Python."""
+    steady_mb: float
+    """Resident memory after the last answer."""
+    gaps_ms: tuple[tuple[float, ...], ...]
+    """For every prompt, milliseconds between one piece of text and the next: how it feels to read along."""
+    characters_s: tuple[float, ...]
+    """Characters a second after the first piece, for every prompt; 0 where it all came at once."""
+    joules_per_token: float | None
+    """Energy of the processor packages from the first prompt to the last token; None where the machine is silent."""
     prompt_tokens: tuple[int, ...]
     waiting: str
     """The OpenMP policy that was in force."""
@@ -89,9 +98,14 @@ def measure(
     answer = _run(job, patience_s)
     if "what" in answer:
         raise Problem(answer["what"], answer["remedy"])
-    for key in ("first_token_ms", "decode_tok_s", "prompt_tokens"):
-        answer[key] = tuple(answer[key])
-    return SpeedSample(**answer)
+    return sample_from(answer)
+
+
+def sample_from(fields: Mapping[str, Any]) -> SpeedSample:
+    """A `SpeedSample` from its JSON."""
+    listed = {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
+    listed["gaps_ms"] = tuple(tuple(gaps) for gaps in fields["gaps_ms"])
+    return SpeedSample(**{**fields, **listed})
 
 
 def alternate(
@@ -118,21 +132,22 @@ def alternate(
     return samples
 
 
-def best_threads(
+def trial_rates(
     gguf: Path,
     candidates: Sequence[Threads],
     conversations: Sequence[Messages],
     *,
     new_tokens: int,
     context: int,
-) -> Threads:
-    """The candidate that decodes fastest (median over the conversations); the earlier one where they tie.
+) -> list[float]:
+    """Tokens a second with each candidate (median over the conversations).
 
-    The first has all the time it wants; one that takes several times as long has lost.
+    The first has all the time it wants; one that takes several times as long has lost, and counts as 0.
 
     Raises: as `measure`.
     """
-    best, best_rate, patience_s = candidates[0], 0.0, None
+    rates: list[float] = []
+    patience_s = None
     for threads in candidates:
         begin = time.perf_counter()
         try:
@@ -140,13 +155,17 @@ def best_threads(
                 gguf, threads, conversations, new_tokens=new_tokens, context=context, patience_s=patience_s
             )
         except TimeoutError:
+            rates.append(0.0)
             continue
         if patience_s is None:
             patience_s = _PROBE_PATIENCE * (time.perf_counter() - begin)
-        rate = statistics.median(sample.decode_tok_s)
-        if rate > best_rate:
-            best, best_rate = threads, rate
-    return best
+        rates.append(statistics.median(sample.decode_tok_s))
+    return rates
+
+
+def fastest(candidates: Sequence[Threads], rates: Sequence[float]) -> Threads:
+    """The candidate with the highest rate; the earlier one where they tie."""
+    return candidates[max(range(len(rates)), key=lambda place: (rates[place], -place))]
 
 
 def choose_threads(gguf: Path, cores: int) -> Threads:
@@ -158,7 +177,9 @@ def choose_threads(gguf: Path, cores: int) -> Threads:
     candidates = candidate_threads(cores, idle=is_idle())
     if len(candidates) == 1:
         return candidates[0]
-    return best_threads(gguf, candidates, [_PROBE], new_tokens=_PROBE_TOKENS, context=_PROBE_CONTEXT)
+    return fastest(
+        candidates, trial_rates(gguf, candidates, [_PROBE], new_tokens=_PROBE_TOKENS, context=_PROBE_CONTEXT)
+    )
 
 
 def candidate_threads(cores: int, *, idle: bool) -> list[Threads]:
@@ -215,15 +236,30 @@ def _measure_here(job: dict[str, Any]) -> SpeedSample:
         for messages in job["conversations"]:
             _check_room(engine, messages, length)
         engine.reply(_WARM_UP, greedy, ignore_end=True)
+        before = energy_joules()
         replies = [engine.reply(messages, greedy, ignore_end=True) for messages in job["conversations"]]
+        after = energy_joules()
         return SpeedSample(
             load_s=load_s,
             first_token_ms=tuple(1000 * reply.first_token_s for reply in replies),
             decode_tok_s=tuple((length - 1) / (reply.seconds - reply.first_token_s) for reply in replies),
             peak_mb=peak_memory_mb(),
+            steady_mb=resident_memory_mb(),
+            gaps_ms=tuple(tuple(1000 * gap for gap in _gaps(reply)) for reply in replies),
+            characters_s=tuple(_characters_s(reply) for reply in replies),
+            joules_per_token=None if before is None or after is None else (after - before) / (length * len(replies)),
             prompt_tokens=tuple(reply.prompt_tokens for reply in replies),
             waiting=engine.waiting,
         )
+
+
+def _gaps(reply: Reply) -> list[float]:
+    return [later - earlier for earlier, later in pairwise(reply.arrivals)]
+
+
+def _characters_s(reply: Reply) -> float:
+    seconds = sum(_gaps(reply))
+    return len(reply.text) / seconds if seconds else 0.0
 
 
 def _check_room(engine: Engine, messages: Messages, new_tokens: int) -> None:

@@ -40,7 +40,7 @@ def collect(run: Run, folder: Path) -> None:
         raise _bad_lines_problem(bad_lines)
     read = (shipped if settings.golden else []) + imported
     held_out = [prompt.text for prompt in shipped if prompt.split == "held-out"]
-    kept_away = evaluation_sets() | {HELD_OUT: held_out}
+    kept_away = evaluation_sets(run.recipe.evaluate.files) | {HELD_OUT: held_out}
     with run.progress.task("prompts compared", len(read), "prompts") as task:
         kept, dropped = sift(read, kept_away, settings.near_duplicate, task)
     kept, over = limit_training(kept, settings.limit, run.recipe.seed)

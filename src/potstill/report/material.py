@@ -27,8 +27,9 @@ class Material:
 
     Args:
         recipe: with every default. stages: the manifest's entries, in the stages' order. reports: stage → its
-        report.json. scorecard: metric → model → reading. samples: held-out answers. steps: the training log.
-        bytes: stage folder → size of what lies in it.
+        report.json. scorecard: metric → model → reading. samples: held-out answers. stability: model → questions with
+        repeated answers. failures: what the student got wrong. gates: what the recipe demands, judged. steps: the
+        training log. bytes: stage folder → size of what lies in it.
     """
 
     recipe: Json
@@ -36,6 +37,9 @@ class Material:
     reports: dict[str, Json] = field(default_factory=dict)
     scorecard: dict[str, Json] = field(default_factory=dict)
     samples: list[Json] = field(default_factory=list)
+    stability: dict[str, list[Json]] = field(default_factory=dict)
+    failures: list[Json] = field(default_factory=list)
+    gates: list[Json] = field(default_factory=list)
     steps: list[Json] = field(default_factory=list)
     bytes: dict[str, int] = field(default_factory=dict)
 
@@ -45,12 +49,16 @@ def read_material(run: Run) -> Material:
     manifest = run.manifest()
     folders = sorted(path.name for path in run.folder.iterdir() if path.is_dir()) if run.folder.is_dir() else []
     finished = [name for name in folders if not name.startswith(".") and not name.endswith(".partial")]
+    evaluated = run.folder / "evaluate"
     return Material(
         recipe=run.recipe.model_dump(mode="json"),
         stages={name: manifest[name] for name in _in_order(list(manifest))},
         reports={name: _optional(run.folder / name / "report.json", {}) for name in _in_order(finished)},
-        scorecard=_optional(run.folder / "evaluate" / "scorecard.json", {}),
-        samples=_optional(run.folder / "evaluate" / "samples.json", []),
+        scorecard=_optional(evaluated / "scorecard.json", {}),
+        samples=_optional(evaluated / "samples.json", []),
+        stability=_optional(evaluated / "stability.json", {}),
+        failures=_optional(evaluated / "failures.json", []),
+        gates=_optional(evaluated / "gates.json", []),
         steps=_read_lines(run.folder / "distill" / "log.jsonl"),
         bytes={name: _folder_bytes(run.folder / name) for name in _in_order(finished)},
     )

@@ -1,6 +1,6 @@
 """What each metric of the scorecard means, and which way is better.
 
-In:  a scorecard key such as `fidelity.kl`.
+In:  a scorecard key such as `fidelity.kl` or `fidelity.kl.office`.
 Out: its `Metric`; one for a key nobody has described yet, too.
 Does not know: values, models, HTML.
 """
@@ -10,11 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from potstill.report.words import Words, same
+from potstill.report.names import part_named
+from potstill.report.words import NOT_MEASURED, Words, join, same
 
 BETTER, WORSE = Words("better", "更好"), Words("worse", "更差")
 FASTER, SLOWER = Words("faster", "更快"), Words("slower", "更慢")
 SMALLER, LARGER = Words("smaller", "更小"), Words("larger", "更大")
+SHORTER, LONGER = Words("shorter", "更短"), Words("longer", "更长")
+LESS, MORE = Words("less", "更少"), Words("more", "更多")
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class Metric:
     Args:
         key: as in the scorecard. title: its name. meaning: half a sentence. better: which way is better, where that
         is known. unit: taken where the scorecard says none. gain, loss: what a better and a worse value is called.
-        logarithmic: drawn on a logarithmic axis that starts at 1. exact: needs no interval.
+        logarithmic: drawn on a logarithmic axis that starts at 1. exact: needs no interval. start, end: of its axis;
+        without an end, a little above the largest value. absent: said where there is no value.
     """
 
     key: str
@@ -36,6 +40,9 @@ class Metric:
     loss: Words = WORSE
     logarithmic: bool = False
     exact: bool = False
+    start: float = 0.0
+    end: float | None = None
+    absent: Words = NOT_MEASURED
 
 
 METRICS = (
@@ -62,6 +69,18 @@ METRICS = (
         Words("Peak memory", "内存峰值"),
         Words("most memory the engine held while it answered", "引擎回答时占用内存的最高值"),
         "lower", "MB", SMALLER, LARGER,
+    ),
+    Metric(
+        "memory.steady_mb",
+        Words("Steady memory", "常驻内存"),
+        Words("memory the engine holds between answers", "引擎在两次回答之间占用的内存"),
+        "lower", "MB", SMALLER, LARGER,
+    ),
+    Metric(
+        "energy.joules_per_token",
+        Words("Energy per token", "每词元能耗"),
+        Words("energy the machine took for each token written", "每写出一个词元所消耗的能量"),
+        "lower", "J", LESS, MORE,
     ),
     Metric(
         "size.file_mb",
@@ -121,16 +140,34 @@ METRICS = (
         "lower", "share",
     ),
     Metric(
+        "commonsense.unreadable",
+        Words("No readable choice", "未写出选项"),
+        Words("share of questions where what it writes names no choice", "写出的内容没有指明选项的题目比例"),
+        "lower", "share",
+    ),
+    Metric(
         "stability.bleu4_variance",
         Words("BLEU-4 variance", "BLEU-4 方差"),
-        Words("how much the wording differs between answers to one question", "同一问题的多次回答在措辞上的差异"),
+        Words("how unevenly alike in wording the answers to one question are", "同一问题的多次回答措辞相近程度的起伏"),
         "lower",
+    ),
+    Metric(
+        "stability.bleu4",
+        Words("BLEU-4 between answers", "答案间 BLEU-4"),
+        Words("how alike several answers to one question are in wording", "同一问题的多次回答在措辞上的相近程度"),
+        "higher", end=1.0,
     ),
     Metric(
         "stability.similarity",
         Words("Similarity", "语义相似度"),
         Words("how alike several answers to one question are in meaning", "同一问题的多次回答在意思上的相近程度"),
-        "higher",
+        "higher", end=1.0,
+    ),
+    Metric(
+        "stability.repetition",
+        Words("Repetition", "重复率"),
+        Words("share of an answer that repeats what it has said", "答案中重复前文的部分所占比例"),
+        "lower", "share",
     ),
     Metric(
         "stability.ended",
@@ -139,10 +176,34 @@ METRICS = (
         "higher", "share",
     ),
     Metric(
+        "stream.gap_p50_ms",
+        Words("Usual pauses", "通常停顿"),
+        Words("pause between two tokens that half stay below", "一半的词元间隔短于此值"),
+        "lower", "ms", SHORTER, LONGER,
+    ),
+    Metric(
         "stream.gap_p95_ms",
-        Words("Longest pauses", "输出停顿"),
+        Words("Long pauses", "较长停顿"),
         Words("pause between two tokens that 95% stay below", "95% 的词元间隔短于此值"),
-        "lower", "ms", Words("shorter", "更短"), Words("longer", "更长"),
+        "lower", "ms", SHORTER, LONGER,
+    ),
+    Metric(
+        "stream.gap_longest_ms",
+        Words("Longest pause", "最长停顿"),
+        Words("the longest pause between two tokens", "两个词元之间最长的间隔"),
+        "lower", "ms", SHORTER, LONGER,
+    ),
+    Metric(
+        "stream.characters_s",
+        Words("Reading speed", "出字速度"),
+        Words("characters that appear a second", "每秒出现的字符数"),
+        "higher", "characters/s", FASTER, SLOWER,
+    ),
+    Metric(
+        "stream.garbled",
+        Words("Garbled while streaming", "流式乱码"),
+        Words("share of streamed answers in which a character arrives broken", "流式输出中出现损坏字符的答案比例"),
+        "lower", "share",
     ),
     Metric(
         "answers.broken",
@@ -154,34 +215,48 @@ METRICS = (
         "lower", "share",
     ),
     Metric(
+        "answers.empty",
+        Words("Empty answers", "空白答案"),
+        Words("share of answers without a word", "一个字也没有的答案比例"),
+        "lower", "share",
+    ),
+    Metric(
+        "answers.looping",
+        Words("Looping answers", "循环答案"),
+        Words("share of answers that say the same over and over", "反复说同样内容的答案比例"),
+        "lower", "share",
+    ),
+    Metric(
+        "answers.wrong_language",
+        Words("Wrong language", "语言不对"),
+        Words("share of answers in another language than the question's", "所用语言与提问不符的答案比例"),
+        "lower", "share",
+    ),
+    Metric(
+        "answers.leaking",
+        Words("Leaking template", "泄漏模板"),
+        Words("share of answers with marks of the chat template in them", "混入对话模板标记的答案比例"),
+        "lower", "share",
+    ),
+    Metric(
+        "answers.garbled",
+        Words("Garbled answers", "乱码答案"),
+        Words("share of answers with broken characters in them", "含有损坏字符的答案比例"),
+        "lower", "share",
+    ),
+    Metric(
         "naturalness.mean",
         Words("Naturalness", "自然度"),
         Words("mean of people's blind ratings, 1 to 5", "人工盲评的平均分，1 到 5"),
-        "higher",
+        "higher", start=1.0, end=5.0, absent=Words("not rated", "无人评分"),
+    ),
+    Metric(
+        "naturalness.alpha",
+        Words("Agreement of raters", "评分一致性"),
+        Words("Krippendorff's alpha; 1 is full agreement, 0 is chance", "克里彭多夫 α，1 为完全一致，0 为随机"),
+        "higher", end=1.0, absent=Words("not rated", "无人评分"),
     ),
 )  # fmt: skip
-
-GROUPS = {
-    "speed": Words("Speed", "速度"),
-    "memory": Words("Memory", "内存"),
-    "size": Words("Size", "体积"),
-    "fidelity": Words("Fidelity to the teacher", "与教师的接近程度"),
-    "code": Words("Code", "代码"),
-    "commonsense": Words("Commonsense", "常识"),
-    "stability": Words("Stability", "稳定性"),
-    "stream": Words("Streaming", "流式输出"),
-    "answers": Words("Answers", "答案质量"),
-    "naturalness": Words("Naturalness", "自然度"),
-}
-
-MODELS = {
-    "teacher": Words("Teacher", "教师"),
-    "cut": Words("Cut", "剪枝后"),
-    "healed": Words("Healed", "修复后"),
-    "trained": Words("Trained", "训练后"),
-    "student": Words("Student", "学生"),
-}
-"""In the order of their columns; models the scorecard has beside these follow."""
 
 _KNOWN = {metric.key: metric for metric in METRICS}
 
@@ -191,26 +266,12 @@ def metric_named(key: str) -> Metric:
     if key in _KNOWN:
         return _KNOWN[key]
     parent, _, part = key.rpartition(".")
+    parts = [part]
     while parent:
         if parent in _KNOWN:
             known = _KNOWN[parent]
-            return replace(known, key=key, title=known.title + f" · {part}")
+            title = join([known.title, *(part_named(one) for one in parts)], " · ", " · ")
+            return replace(known, key=key, title=title)
         parent, _, above = parent.rpartition(".")
-        part = f"{above}.{part}"
+        parts.insert(0, above)
     return Metric(key, same(key), Words("no explanation is known for this key", "此键尚无说明"), None)
-
-
-def group_named(name: str) -> Words:
-    """Heading of the metrics whose keys begin with `name.`."""
-    return GROUPS.get(name, same(name))
-
-
-def model_named(name: str) -> Words:
-    """A model's column heading."""
-    return MODELS.get(name, same(name))
-
-
-def in_order(models: list[str]) -> list[str]:
-    """Columns as people compare them: teacher, the stages of the student, then whoever else was measured."""
-    known = [name for name in MODELS if name in models]
-    return known + [name for name in models if name not in MODELS]

@@ -20,17 +20,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from potstill.models.catalogue import entry_named
-from potstill.report import curves, scorecard, stages
+from potstill.report import curves, repeats, scatter, scorecard, stages
+from potstill.report.glance import glance
 from potstill.report.material import Json, Material
-from potstill.report.metrics import Metric, metric_named, model_named
+from potstill.report.metrics import Metric, metric_named
+from potstill.report.names import mark_of, model_named
+from potstill.report.reading import failure_kinds, samples
 from potstill.report.scorecard import Comparison
 from potstill.report.stages import Bar
+from potstill.report.verdict import ruling
 from potstill.report.words import (
     DASH,
     NOT_MEASURED,
     Words,
-    anything,
-    join,
     megabytes,
     millions,
     quantity,
@@ -49,9 +51,6 @@ STEPS = {
 }
 """The student's own stages: where a metric knows several, they are drawn as a ladder."""
 STEEPEST = "fidelity.kl"
-
-Piece = tuple[bool, str]
-"""A stretch of an answer, and whether it is a fenced block of code."""
 
 
 @dataclass(frozen=True)
@@ -88,16 +87,6 @@ class Ladder:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One held-out question; answers are (model's name, model, pieces); `language` helps fonts and screen readers."""
-
-    title: Words
-    prompt: str
-    answers: tuple[tuple[Words, str, tuple[Piece, ...]], ...]
-    language: str
-
-
-@dataclass(frozen=True)
 class ShippedFile:
     """One exported GGUF."""
 
@@ -128,6 +117,7 @@ def render(material: Material) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals.update(model_named=model_named, mark_of=mark_of)
     script = _source(environment, "language.js")
     page = environment.get_template("page.html").render(
         style=_source(environment, "style.css"),
@@ -145,11 +135,16 @@ def _sections(material: Material) -> dict[str, Any]:
         "lineage": _lineage(material),
         "headlines": _headlines(material),
         "steepest": next((ladder for ladder in ladders if ladder.metric.key == STEEPEST), None),
+        "ruling": ruling(material.gates),
+        "glance": glance(material.scorecard),
+        "plots": scatter.plots(material.scorecard, str(material.recipe["export"]["ship"])),
         "groups": scorecard.groups(material.scorecard),
-        "model_named": model_named,
         "ladders": ladders,
         "panels": curves.panels(material.steps),
-        "samples": [_sample(entry) for entry in material.samples],
+        "samples": samples(material.samples),
+        "lengths": repeats.length_chart(material.stability),
+        "questions": repeats.questions(material.stability),
+        "failures": failure_kinds(material.failures),
         "stories": stages.stage_stories(material),
         "time_bars": stages.time_bars(material),
         "total_time": stages.total_seconds(material),
@@ -209,7 +204,8 @@ def _headlines(material: Material) -> list[Headline]:
 
 def _ladders(material: Material) -> list[Ladder]:
     found = []
-    for key in material.scorecard:
+    # A ladder for every category and position would hide the few that matter.
+    for key in (key for key in material.scorecard if key.count(".") < 2):
         metric = metric_named(key)
         known = scorecard.readings(material.scorecard, metric)
         steps = {model: known[model] for model in LADDER if model in known}
@@ -255,37 +251,6 @@ def _changes(metric: Metric, steps: dict[str, scorecard.Reading]) -> tuple[Words
         amount = quantity(abs(change), steps[after].unit)
         told.append(names[after] + Words(": ", "：") + amount + Words(" ", "，") + verdict)
     return tuple(told)
-
-
-def _sample(entry: Json) -> Sample:
-    texts = {name: str(entry.get(name) or "") for name in ("prompt", "teacher", "student")}
-    known = ("id", "category", "prompt")
-    models = [name for name in entry if name not in known and isinstance(entry[name], str)]
-    answers = tuple((model_named(name), name, answer_pieces(entry[name])) for name in models)
-    labels = [anything(entry[name], stages.PARTS) for name in ("category", "id") if entry.get(name)]
-    return Sample(join(labels, " · ", " · "), texts["prompt"], answers, _language("".join(texts.values())))
-
-
-def answer_pieces(text: str) -> tuple[Piece, ...]:
-    """The text cut at its code fences, the fences staying with the code; nothing for a blank text.
-
-    Joined again the pieces are the text. A fence that never closes reaches to the end.
-    """
-    pieces: list[tuple[bool, str]] = []
-    fenced = False
-    for line in text.splitlines(keepends=True) if text.strip() else []:
-        fence = line.lstrip().startswith("```")
-        inside = fenced or fence
-        fenced = fenced != fence
-        if pieces and pieces[-1][0] == inside:
-            pieces[-1] = (inside, pieces[-1][1] + line)
-        else:
-            pieces.append((inside, line))
-    return tuple(pieces)
-
-
-def _language(text: str) -> str:
-    return "zh-Hans" if any("\u4e00" <= letter <= "\u9fff" for letter in text) else ""
 
 
 def _files(material: Material) -> list[ShippedFile]:

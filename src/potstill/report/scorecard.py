@@ -8,12 +8,13 @@ Does not know: where the scorecard lies, stages, HTML.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from potstill.report.metrics import Metric, group_named, in_order, metric_named
-from potstill.report.words import Words, is_share, number, quantity, rounded, same, unit_words
+from potstill.report.metrics import Metric, metric_named
+from potstill.report.names import KINDS, QUANTISATION, group_named, in_order, is_quantised, part_kind
+from potstill.report.words import NOT_MEASURED, Words, is_share, number, rounded, same, unit_words
 
 Scorecard = Mapping[str, Mapping[str, Any]]
 ROOM = 1.06
@@ -22,13 +23,14 @@ ROOM = 1.06
 
 @dataclass(frozen=True)
 class Reading:
-    """One measured value with its interval; None where there is none."""
+    """One measured value with its interval; None where there is none; `note` says why there is no value."""
 
     value: float | None
     low: float | None
     high: float | None
     n: float | None
     unit: str
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,14 @@ class Mark:
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands under a model: number, unit, interval, count; all None where it wasn't measured."""
+    """What stands under a model: number, unit, interval, count; all None where it isn't in the scorecard."""
 
     model: str
     number: Words | None = None
     unit: Words | None = None
     interval: Words | None = None
     n: str | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,12 +83,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Group:
-    """Metrics that are shown in one table, with the models any of them knows."""
+    """Metrics that are shown in one table, with the models any of them knows; `details` are tables below it."""
 
     key: str
     title: Words
     models: tuple[str, ...]
     rows: tuple[Row, ...]
+    details: tuple[Group, ...] = ()
 
     @property
     def compares(self) -> bool:
@@ -100,11 +104,14 @@ def read_cell(entry: Any, metric: Metric) -> Reading | None:
     fields = entry if isinstance(entry, Mapping) else {"value": entry}
     value, low, high, n = (_number(fields.get(name)) for name in ("value", "low", "high", "n"))
     low, high = (None if end is None or math.isnan(end) else end for end in (low, high))
-    return Reading(value, low, high, n, fields.get("unit") or metric.unit)
+    return Reading(value, low, high, n, fields.get("unit") or metric.unit, str(fields.get("note") or ""))
 
 
 def groups(scorecard: Scorecard) -> list[Group]:
-    """All metrics, by the part of their key before the first dot, in the scorecard's own order."""
+    """All metrics, by the part of their key before the first dot, in the scorecard's own order.
+
+    Keys with a third part, and the student's other files, stand in the `details` of their group.
+    """
     keys: dict[str, list[str]] = {}
     for key in scorecard:
         keys.setdefault(key.partition(".")[0], []).append(key)
@@ -126,18 +133,20 @@ def compare(metric: Metric, teacher: Reading | None, student: Reading | None) ->
     return _factor(metric, teacher, student)
 
 
-def position(value: float, top: float, logarithmic: bool) -> float:
-    """Place on an axis from 0 (or, logarithmic, from 1) to `top`, percent; what is beyond stands at its end."""
+def position(value: float, top: float, logarithmic: bool, bottom: float = 0.0) -> float:
+    """Place on an axis from `bottom` (or, logarithmic, from 1) to `top`, percent; what is beyond stands at its end."""
     if math.isnan(value):
         return 0.0
     if math.isinf(value):
         return 100.0 if value > 0 else 0.0
-    share = math.log(max(value, 1.0)) / math.log(top) if logarithmic else value / top
+    share = math.log(max(value, 1.0)) / math.log(top) if logarithmic else (value - bottom) / (top - bottom)
     return round(100 * min(max(share, 0.0), 1.0), 2)
 
 
 def axis_top(metric: Metric, found: Iterable[Reading]) -> float:
-    """The end of a metric's axis: 1 (or 100) for shares, else a little above the largest value."""
+    """The end of a metric's axis: its own, 1 (or 100) for shares, else a little above the largest value."""
+    if metric.end is not None:
+        return metric.end
     shown = list(found)
     if any(is_share(reading.unit) for reading in shown):
         return 100.0 if any(reading.unit == "%" for reading in shown) else 1.0
@@ -158,7 +167,7 @@ def marks(metric: Metric, found: Mapping[str, Reading]) -> tuple[Mark, ...]:
         if reading.value is None or math.isnan(reading.value):
             continue
         low, high = (reading.value if end is None else end for end in (reading.low, reading.high))
-        ends = (position(one, top, metric.logarithmic) for one in (reading.value, low, high))
+        ends = (position(one, top, metric.logarithmic, metric.start) for one in (reading.value, low, high))
         placed.append(Mark(model, *ends))
     return tuple(placed)
 
@@ -172,16 +181,43 @@ def interval_words(reading: Reading) -> Words | None:
 
 
 def _group(name: str, keys: list[str], scorecard: Scorecard) -> Group:
-    found = {key: readings(scorecard, metric_named(key)) for key in keys}
-    models = tuple(in_order(list(dict.fromkeys(model for key in keys for model in found[key]))))
-    rows = tuple(_row(metric_named(key), found[key], models) for key in keys)
-    return Group(name, group_named(name), models, rows)
+    parts = {key: key.split(".")[-1] for key in keys if key.count(".") > 1}
+    mains = [key for key in keys if key not in parts]
+    details = []
+    for kind, title in KINDS.items():
+        members = [key for key, part in parts.items() if part_kind(part) == kind]
+        if members:
+            details.append(_table(kind, title, members, scorecard, _models(members, scorecard)))
+    files = [model for model in _models(mains, scorecard) if is_quantised(model)]
+    if files:
+        compared = [model for model in ("teacher", *files, "student") if model in _models(mains, scorecard)]
+        measured = [key for key in mains if any(model in scorecard[key] for model in files)]
+        table = _table("quantisation", QUANTISATION, measured, scorecard, compared)
+        details.append(replace(table, rows=tuple(replace(row, comparison=None) for row in table.rows)))
+    whole = _table(name, group_named(name), mains, scorecard, _whole_models(mains, scorecard))
+    return replace(whole, details=tuple(details))
 
 
-def _row(metric: Metric, found: Mapping[str, Reading], models: tuple[str, ...]) -> Row:
-    cells = tuple(_cell(model, found.get(model), metric) for model in models)
-    comparison = compare(metric, found.get("teacher"), found.get("student"))
-    return Row(metric, cells, comparison, marks(metric, found))
+def _table(name: str, title: Words, keys: Sequence[str], scorecard: Scorecard, models: Sequence[str]) -> Group:
+    rows = tuple(_row(metric_named(key), readings(scorecard, metric_named(key)), models) for key in keys)
+    return Group(name, title, tuple(in_order(list(models))), rows)
+
+
+def _models(keys: Sequence[str], scorecard: Scorecard) -> list[str]:
+    found = (readings(scorecard, metric_named(key)) for key in keys)
+    return list(dict.fromkeys(model for models in found for model in models))
+
+
+def _whole_models(keys: Sequence[str], scorecard: Scorecard) -> list[str]:
+    """The models of a table, without the student's other files."""
+    return [model for model in _models(keys, scorecard) if not is_quantised(model)]
+
+
+def _row(metric: Metric, found: Mapping[str, Reading], models: Sequence[str]) -> Row:
+    shown = {model: found[model] for model in in_order(list(models)) if model in found}
+    cells = tuple(_cell(model, shown.get(model), metric) for model in in_order(list(models)))
+    comparison = compare(metric, shown.get("teacher"), shown.get("student"))
+    return Row(metric, cells, comparison, marks(metric, shown))
 
 
 def _cell(model: str, reading: Reading | None, metric: Metric) -> Cell:
@@ -189,7 +225,8 @@ def _cell(model: str, reading: Reading | None, metric: Metric) -> Cell:
         return Cell(model)
     n = None if reading.n is None else f"{reading.n:,.0f}"
     if reading.value is None:
-        return Cell(model, quantity(None, ""), n=n)
+        told = reading.note in ("", NOT_MEASURED.en, metric.absent.en)
+        return Cell(model, metric.absent, n=n, note="" if told else reading.note)
     missing = Words("exact", "精确值") if metric.exact else Words("no interval", "无区间")
     interval = interval_words(reading) or missing
     return Cell(model, number(reading.value, reading.unit), unit_words(reading.unit), interval, n)

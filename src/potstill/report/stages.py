@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from potstill.report.material import Material
+from potstill.report.names import CATEGORIES
 from potstill.report.words import Words, anything, count, duration, megabytes, millions, quantity, same
 
 STORIES = {
@@ -35,12 +36,10 @@ STORIES = {
 }
 
 PARTS = {
+    **CATEGORIES,
     "train": Words("train", "训练"),
     "held-out": Words("held out", "留出"),
     "golden": Words("golden", "自带"),
-    "everyday": Words("everyday", "日常"),
-    "office": Words("office", "办公"),
-    "code": Words("code", "代码"),
     "exact": Words("duplicates", "重复"),
     "near": Words("near duplicates", "近似重复"),
     "overlap": Words("overlap", "与评测重叠"),

@@ -53,11 +53,12 @@ UNITS = {
     "tokens": Words(" tokens", " 词元"),
     "bytes": Words(" bytes", " 字节"),
     "points": Words(" points", " 个百分点"),
+    "J/token": Words(" J/token", " 焦/词元"),
 }
 ALIASES = {"tok/s": "tokens/s", "token/s": "tokens/s", "nat": "nats", "seconds": "s", "mb": "MB"}
 SHARES = ("share", "fraction", "proportion", "rate")
 """Units of values between 0 and 1 that people read as percent."""
-UNITLESS = ("", "1", "score", "ratio", "perplexity")
+UNITLESS = ("", "1", "score", "ratio", "perplexity", "1–5", "alpha")
 
 
 def is_share(unit: str) -> bool:
@@ -106,6 +107,14 @@ def unit_words(unit: str) -> Words:
 def quantity(value: float | None, unit: str) -> Words:
     """A number with its unit."""
     return NOT_MEASURED if value is None else number(value, unit) + unit_words(unit)
+
+
+def tidy(value: float, unit: str) -> Words:
+    """An end or a tick of an axis, where trailing zeros would only be noise."""
+    text = number(value, unit).en
+    digits = text.removesuffix("%")
+    digits = digits.rstrip("0").rstrip(".") if "." in digits and "e" not in digits else digits
+    return same(digits + "%" * text.endswith("%"))
 
 
 def count(value: float) -> Words:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from potstill.fidelity import Fidelity, compare
+from potstill.fidelity import NOTHING, Fidelity, compare
 from potstill.models.examples import Example
 from potstill.models.positions import predicted
 from potstill.problem import Problem
@@ -158,8 +159,14 @@ class SignalStore:
             {temperature: rests[:, column] for column, temperature in enumerate(self.form.temperatures)},
         )
 
-    def compare(self, index: int, student_logits: Tensor) -> Fidelity:
-        """Fidelity of a student's logits [n, V] at one example's answer positions. Needs hidden signals."""
+    def compare(self, index: int, student_logits: Tensor, ends: Sequence[int] = ()) -> list[Fidelity]:
+        """Fidelity of a student's logits [n, V] at one example's answer positions. Needs hidden signals.
+
+        Args:
+            ends: ascending; cut the answer before these positions.
+
+        Returns: one `Fidelity` a stretch, `len(ends) + 1` in all; of 0 positions where the answer is too short.
+        """
         rows = self.rows_of([index])
         if not isinstance(rows, HiddenRows):
             raise Problem(
@@ -167,7 +174,16 @@ class SignalStore:
             )
         example = self.examples[index]
         tokens = torch.from_numpy(example.ids[predicted(example.start, len(example.ids))])
-        return compare(HiddenRows(rows.hidden, rows.head.float()).logits(slice(None)), student_logits, tokens)
+        teacher_logits = HiddenRows(rows.hidden, self._float_head).logits(slice(None))
+        bounds = pairwise(min(end, len(tokens)) for end in (0, *ends, len(tokens)))
+        return [
+            compare(teacher_logits[begin:end], student_logits[begin:end], tokens[begin:end]) if begin < end else NOTHING
+            for begin, end in bounds
+        ]
+
+    @cached_property
+    def _float_head(self) -> Tensor:
+        return self.head.float()
 
     def layer_states(self, indices: Sequence[int], layer: int) -> Tensor:
         """[N, D] states of a middle layer of some examples, end to end."""

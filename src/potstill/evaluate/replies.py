@@ -1,0 +1,130 @@
+"""What models write and prefer: every reply and every likelihood that the scorecard reads, each computed once.
+
+In:  a GGUF, questions with their sampling settings; questions with choices.
+Out: `Written` texts; log-likelihoods.
+Does not know: how they are scored.
+
+Both are the same whenever the same file is asked the same, so they are remembered by what was asked: an evaluation
+that was killed goes on at the next reply, and a teacher is not asked again for every student.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from potstill.machine import usable_cores
+from potstill.models.conversation import messages
+from potstill.models.engine import Sampling
+from potstill.models.llama import LlamaReader
+from potstill.models.team import Team, members_that_fit
+from potstill.progress import Task
+from potstill.run import digest
+
+FORMAT = 1
+"""Raise it when the same question would get another reply, as with another llama.cpp."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """One reply.
+
+    Args:
+        text: as it came. ended: the model ended it, not its limit. tokens: how many it took; 0 where the question
+        alone fills the context.
+    """
+
+    text: str
+    ended: bool
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One question, and how the reply is drawn."""
+
+    question: str
+    sampling: Sampling
+
+
+class Notebook:
+    """Key → value, a JSON line each, kept as soon as it is known. A line torn by a kill is as good as not there."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or begin the file."""
+        self._path = path
+        self._known: dict[str, Any] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+            try:
+                key, value = json.loads(line)
+            except ValueError:
+                continue
+            self._known[key] = value
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._known
+
+    def __getitem__(self, key: str) -> Any:
+        return self._known[key]
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep a value: in a line of its own, whatever an earlier kill has left at the end."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write("\n" + json.dumps([key, value], ensure_ascii=False) + "\n")
+        self._known[key] = value
+
+
+def write_replies(
+    gguf: Path, asks: Sequence[Ask], context: int, notebook: Notebook, task: Task, say: Callable[[str], None]
+) -> list[Written]:
+    """The model's reply to every question, in their order; an empty one where a question fills the context."""
+    keys = [digest(["reply", FORMAT, ask.question, asdict(ask.sampling), context]) for ask in asks]
+    todo = [place for place, key in enumerate(keys) if key not in notebook]
+    task.advance(len(asks) - len(todo))
+    if todo:
+        with Team(gguf, context=context, members=members_that_fit(gguf, usable_cores())) as team:
+            lengths = [len(ids) for ids in team.prompt_ids([messages(asks[place].question) for place in todo])]
+            too_long = [place for place, length in zip(todo, lengths, strict=True) if length >= context]
+            for place in too_long:
+                notebook.put(keys[place], asdict(Written("", False, 0)))
+                task.advance()
+            if too_long:
+                say(f"{gguf.name}: {len(too_long)} questions do not fit into {context} tokens and count as unanswered")
+            rest = [place for place in todo if place not in set(too_long)]
+            requests = [(messages(asks[place].question), asks[place].sampling) for place in rest]
+            for number, reply in team.write(requests):
+                written = Written(reply.text, reply.finish == "stop", reply.tokens)
+                notebook.put(keys[rest[number]], asdict(written))
+                task.advance()
+    return [Written(**notebook[key]) for key in keys]
+
+
+def measure_likelihoods(
+    gguf: Path, items: Sequence[tuple[str, Sequence[str]]], context: int, notebook: Notebook, task: Task
+) -> list[list[float]]:
+    """Log-likelihood, in nats, of each choice as the whole beginning of the answer to its question.
+
+    Args:
+        items: (question, choices).
+
+    Returns: one list an item; NaN where the question fills the context.
+    """
+    keys = [digest(["likelihood", FORMAT, question, list(choices), context]) for question, choices in items]
+    todo = [place for place, key in enumerate(keys) if key not in notebook]
+    task.advance(len(items) - len(todo))
+    if todo:
+        with Team(gguf, context=context, members=1) as team:
+            stems = team.prompt_ids([messages(items[place][0]) for place in todo])
+        with LlamaReader(gguf, context=context, threads=usable_cores()) as reader:
+            for place, stem in zip(todo, stems, strict=True):
+                choices = [reader.tokenize(choice, special=False) for choice in items[place][1]]
+                fits = len(stem) + max(map(len, choices)) <= context
+                notebook.put(keys[place], reader.log_likelihoods(stem, choices) if fits else [])
+                task.advance()
+    known = [notebook[key] for key in keys]
+    return [values or [math.nan] * len(choices) for values, (_, choices) in zip(known, items, strict=True)]

@@ -1,0 +1,52 @@
+"""The scorecard and the verdict as rows of text, for a terminal.
+
+In:  `scorecard.json` and `gates.json` as they were read.
+Out: titles, columns and rows.
+Does not know: terminals, how anything was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Card = Mapping[str, Mapping[str, Mapping[str, Any]]]
+Table = tuple[str, list[str], list[list[str]]]
+STEPS = ("cut", "healed", "trained")
+"""The student before it was whole; files of it that do not ship are called `student-<type>`."""
+
+
+def scorecard_tables(card: Card) -> list[Table]:
+    """Main rows for everybody who can be chatted with; then the fidelity of the student's own steps and files.
+
+    Rows by category, position, length or thread count are left to `--json` and to the report.
+    """
+    main = {metric: row for metric, row in card.items() if metric.count(".") == 1}
+    names = list(dict.fromkeys(name for row in main.values() for name in row))
+    own = [name for name in names if name in STEPS or name.startswith("student-")]
+    others = [name for name in names if name not in own]
+    steps = {metric: row for metric, row in main.items() if any(name in row for name in own)}
+    tables = [_table("Scorecard: value [95 % interval] unit, n", main, others)]
+    if own:
+        tables.append(_table("The student step by step, and its other files", steps, own))
+    return tables
+
+
+def _table(title: str, card: Card, models: Sequence[str]) -> Table:
+    rows = [[metric, *(_cell(row.get(name)) for name in models)] for metric, row in card.items()]
+    return title, ["metric", *models], rows
+
+
+def _cell(measure: Mapping[str, Any] | None) -> str:
+    if measure is None:
+        return ""
+    if measure["value"] is None:
+        return str(measure.get("note", "not measured"))
+    if measure["low"] is None:
+        return f"{_number(measure['value'])} {measure['unit']}"
+    interval = f"[{_number(measure['low'])}–{_number(measure['high'])}]"
+    return f"{_number(measure['value'])} {interval} {measure['unit']}, n={measure['n']}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
