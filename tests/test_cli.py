@@ -169,6 +169,49 @@ def test_a_run_ends_with_scorecard_report_and_chat(
     assert "1.5 [1.4–1.6] nats, n=40" in out and "here/report/report.html" in out and "potstill chat here" in out
 
 
+@pytest.mark.parametrize(
+    ("value", "low", "high", "code", "said"),
+    [
+        (0.9, 0.85, 0.95, 0, "code.runs: met"),
+        (0.2, 0.1, 0.3, 2, "code.runs: missed"),
+        (0.52, 0.4, 0.6, 3, "code.runs: undecided"),
+    ],
+)
+def test_a_gate_decides_the_exit_code(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    value: float, low: float, high: float, code: int, said: str,
+) -> None:  # fmt: skip
+    run = Run(home / "run", Recipe(name="x", gates={"code.runs": ">= 0.5"}), home / "home")
+    run.keep_recipe()
+    (run.folder / "evaluate").mkdir()
+    measure = {"value": value, "n": 50, "low": low, "high": high, "unit": "share"}
+    write_json(run.folder / "evaluate" / "scorecard.json", {"code.runs": {"student": measure}})
+    monkeypatch.setattr(pipeline, "states", lambda _: iter([pipeline.StageState("evaluate", "done", {})]))
+    found, out, error = type_in(monkeypatch, capsys, "evaluate", run.folder, "--gate", "--json")
+    assert found == code and said in error
+    assert json.loads(out)["code.runs"]["student"]["n"] == 50
+
+
+def test_evaluate_keeps_what_it_was_told(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(home / "run", Recipe(name="x"), home / "home")
+    run.keep_recipe()
+    (run.folder / "evaluate").mkdir()
+    write_json(run.folder / "evaluate" / "scorecard.json", {})
+    asked: list[Run] = []
+    monkeypatch.setattr(pipeline, "run_stage", lambda opened, name: asked.append(opened))
+    monkeypatch.setattr(pipeline, "states", lambda _: iter([pipeline.StageState("evaluate", "done", {})]))
+    (home / "m.gguf").write_bytes(b"x")
+    words = ("evaluate", run.folder, "--quick", "--against", "m.gguf", "--against", "smollm2-135m-instruct", "--unsafe")
+    code, _, error = type_in(monkeypatch, capsys, *words)
+    assert code == 0, error
+    section = asked[0].recipe.evaluate
+    assert section.few and section.against == (str(home / "m.gguf"), "smollm2-135m-instruct") and asked[0].unsafe
+    assert section.sizes().rounds == 1 and section.sizes().code_tasks < section.code_tasks
+    assert section.model_copy(update={"few": False}).sizes().rounds == section.rounds
+
+
 def test_tables_come_as_json(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     run = Run(home / "run", Recipe(name="x"), home / "home")
     run.keep_recipe()

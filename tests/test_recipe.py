@@ -200,3 +200,12 @@ def test_a_gate_must_be_text() -> None:
     assert "gates.size.file_mb: input should be a valid string" in mistakes(
         {"name": "x", "gates": {"size.file_mb": 320}}
     )
+
+
+def test_gates_need_no_quotes() -> None:
+    plain = validate_recipe({"name": "x", "gates": {"code": {"runs": ">= 0.5"}, "size.file_mb": "<= 90"}}, "x.toml")
+    assert plain.gates == {"code.runs": ">= 0.5", "size.file_mb": "<= 90"}
+    with pytest.raises(Problem, match=r"a gate reads like"):
+        validate_recipe({"name": "x", "gates": {"code": {"runs": "at least half"}}}, "x.toml")
+    with pytest.raises(Problem, match="gates"):
+        validate_recipe({"name": "x", "gates": {"code": {"runs": 0.5}}}, "x.toml")

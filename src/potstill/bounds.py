@@ -8,9 +8,9 @@ Does not know: metrics, measures, verdicts.
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 
 BOUND = re.compile(
     r"(?P<sign><=|>=)\s*(?:(?:(?P<factor>\d+(?:\.\d+)?)\s*x\s*)?(?P<teacher>teacher)"
@@ -26,4 +26,16 @@ def _checked(rule: str) -> str:
     return rule.strip()
 
 
+def _flat(gates: Any) -> Any:
+    """Without quotes, TOML reads `code.runs = "…"` as a table in a table: what is meant is clear all the same."""
+    if not isinstance(gates, dict):
+        return gates
+    flat: dict[str, Any] = {}
+    for name, rule in gates.items():
+        inner = _flat(rule)
+        flat |= {f"{name}.{rest}": one for rest, one in inner.items()} if isinstance(inner, dict) else {name: rule}
+    return flat
+
+
 Bound = Annotated[str, AfterValidator(_checked)]
+Gates = Annotated[dict[str, Bound], BeforeValidator(_flat)]

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from potstill.bounds import Bound
+from potstill.bounds import Gates
 from potstill.problem import Problem
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -269,7 +269,7 @@ class Recipe(Section):
     distill: DistillSection = Field(default_factory=lambda: DistillSection.model_validate({}))
     export: ExportSection = Field(default_factory=lambda: ExportSection.model_validate({}))
     evaluate: EvaluateSection = Field(default_factory=lambda: EvaluateSection.model_validate({}))
-    gates: dict[str, Bound] = Field(
+    gates: Gates = Field(
         default_factory=lambda: dict(GATES),
         description="What the student must reach to be shipped: metric of the scorecard → bound.",
     )

@@ -105,15 +105,24 @@ def test_humaneval(tmp_path: Path) -> None:
     found = task(tmp_path, HUMANEVAL)
     assert found.id == "Own/0"
     assert found.prompt.endswith(f"```python\n{BEGINNING}```") and "完整的程序" in found.prompt
-    assert found.checks == (TEST, "check(roots)")
+    assert found.checks == (TEST.replace("check", "checks_of_the_task"), "checks_of_the_task(roots)")
     assert found.solution == BEGINNING + BODY
     assert passes(found, found.solution)
 
 
 def test_mbpp_spelled_like_humaneval_mends_the_indentation(tmp_path: Path) -> None:
     found = task(tmp_path, MBPP_LIKE, "mbpp")
-    assert "    half = number // 2\n    return (half)" in found.solution
     assert passes(found, found.solution)
+
+
+def test_tests_get_the_modules_they_forgot_and_leave_the_programs_names_alone(tmp_path: Path) -> None:
+    tests = "def check(candidate):\n    assert math.isclose(candidate(2), 1.0)\n    assert check(3) == 'own'\n"
+    found = task(tmp_path, MBPP_LIKE | {"test": tests}, "mbpp")
+    right = "def halves(number):\n    return number / 2\n\ndef check(number):\n    return 'own'\n"
+    assert passes(found, right)
+    assert passes(found, f"import math\n{right}")
+    assert not passes(found, right.replace("/ 2", "/ 3"))
+    assert not passes(found, f"math = None\n{right}")  # the program's own name, and its own fault
 
 
 def test_mbpp_shows_its_tests_and_runs_the_set_up_before_them(tmp_path: Path) -> None:
@@ -158,6 +167,9 @@ FUNCTION = "def roots(numbers: List[int]) -> List[int]:\n" + BODY
         "found = []\n    for number in numbers:\n        found.append(math.isqrt(2 * number))\n    return found",
         "\n\n        return [math.isqrt(2 * number) for number in numbers]",
         "    return helper(numbers)\n\ndef helper(numbers):\n    return [math.isqrt(2 * number) for number in numbers]",
+        "\tfor _ in numbers:\n\t\treturn helper(numbers)\ndef helper(many):\n return [math.isqrt(2 * n) for n in many]",
+        "found = helper(numbers)\n  return found\n\ndef helper(many):\n return [math.isqrt(2 * n) for n in many]",
+        " if not numbers:\n \treturn []\n else:\n\t return [math.isqrt(2 * number) for number in numbers]",
     ],
 )
 def test_what_a_right_reply_leaves_out_is_put_back(tmp_path: Path, reply: str) -> None:
@@ -250,6 +262,8 @@ def test_cmmlu(tmp_path: Path, row: dict[str, Any], choices: tuple[str, ...], an
     [
         *(("humaneval", without(HUMANEVAL, name), f"no `{name}` among") for name in HUMANEVAL),
         ("humaneval", HUMANEVAL | {"entry_point": "root"}, "`prompt` does not define the `entry_point` root"),
+        ("humaneval", HUMANEVAL | {"test": "assert True"}, "`test` defines no function `check`"),
+        ("humaneval", HUMANEVAL | {"test": "def check(candidate):\n  assert ("}, "`test` is not Python"),
         ("humaneval", HUMANEVAL | {"test": 3}, "`test` is not text but a int"),
         ("humaneval", HUMANEVAL | {"prompt": " "}, "`prompt` is empty"),
         ("humaneval", HUMANEVAL | {"task_id": None}, "`task_id` is neither text nor a number"),

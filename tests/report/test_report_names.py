@@ -20,6 +20,7 @@ from potstill.report.names import KINDS, in_order, mark_of, model_named, part_ki
         ("tokens_65_on", "position", "token 65 onwards", "第 65 个词元起"),
         ("1_threads", "threads", "1 thread", "1 线程"),
         ("8_threads", "threads", "8 threads", "8 线程"),
+        ("2_threads_active", "threads", "2 threads, busy waiting", "2 线程，忙等"),
         ("short", "length", "short prompt", "短提问"),
         ("office", "category", "office", "办公"),
         ("my own texts", "category", "my own texts", "my own texts"),

@@ -194,6 +194,13 @@ def test_a_repeated_answer_stays_text(run: Run, place: str) -> None:
     assert [tag for tag, _ in page.tags] == [tag for tag, _ in ordinary.tags]
 
 
+def test_a_note_and_the_name_of_a_set_stay_text(run: Run) -> None:
+    missing = reading(None, None, None, 0, "share") | {"note": HOSTILE}
+    page = page_with(run, "scorecard.json", {f"code.runs.{HOSTILE}": {"student": missing}})
+    assert page.text.count("<script>alert(1)</script>") == 3  # both languages of the title, and the note
+    assert len(page.scripts) == 1 and not page.values("onerror")
+
+
 @pytest.mark.parametrize("place", ["metric", "rule", "state", "unit"])
 def test_a_gate_stays_text(run: Run, place: str) -> None:
     page = page_with(run, "gates.json", [gates()[0] | {place: HOSTILE}])

@@ -15,7 +15,18 @@ from finished_run import full_scorecard, reading, scorecard
 from potstill.report.curves import moving_mean, nice_ticks, panels
 from potstill.report.metrics import METRICS, metric_named
 from potstill.report.scorecard import Comparison, compare, groups, marks, position, read_cell, readings
-from potstill.report.words import Words, anything, duration, megabytes, number, quantity, rounded, tidy, without_folders
+from potstill.report.words import (
+    NOT_MEASURED,
+    Words,
+    anything,
+    duration,
+    megabytes,
+    number,
+    quantity,
+    rounded,
+    tidy,
+    without_folders,
+)
 
 
 def against(key: str, teacher: tuple[float, ...], student: tuple[float, ...], unit: str = "") -> Comparison:
@@ -39,6 +50,7 @@ def against(key: str, teacher: tuple[float, ...], student: tuple[float, ...], un
         ("code.runs", (0.8, 0.75, 0.85), (0.7, 0.65, 0.74), "worse", "−10.0 points", "worse"),
         ("code.runs", (0.8, 0.7, 0.9), (0.7, 0.6, 0.8), "undecided", "−10.0 points", "worse"),
         ("commonsense.error", (0.4, 0.38, 0.42), (0.3, 0.28, 0.32), "better", "−10.0 points", "better"),
+        ("code.runs", (0.8, 0.7, 0.9), (0.8, 0.7, 0.9), "undecided", "0.0 points", ""),
         ("energy.joule", (4.0, 3.9, 4.1), (1.0, 0.9, 1.1), "plain", "0.250×", "of the teacher's"),
     ],
 )
@@ -188,3 +200,18 @@ def test_curves_survive_what_cannot_be_drawn() -> None:
 def test_ticks_carry_no_noise() -> None:
     assert [tidy(one, "share").en for one in (0.0, 0.25, 1.0, 0.005)] == ["0%", "25%", "100%", "0.5%"]
     assert [tidy(one, "ms").en for one in (0.0, 5.0, 48.76, 1000.0, 12_300.0)] == ["0", "5", "48.8", "1,000", "12,300"]
+
+
+def test_why_there_is_no_value_is_told_once() -> None:
+    why = reading(None, None, None, 0, "share") | {"note": "this machine cannot confine programs"}
+    plain = reading(None, None, None, 0, "share") | {"note": "not measured"}
+    (code,) = groups({"code.runs": {"teacher": plain, "student": why}})
+    teacher, student = code.rows[0].cells
+    assert (student.number, student.note) == (NOT_MEASURED, "this machine cannot confine programs")
+    assert (teacher.number, teacher.note) == (NOT_MEASURED, "")
+
+
+def test_sets_of_others_are_not_called_categories() -> None:
+    card = {f"{key}.{part}": {"student": 0.5} for key, part in (("code.runs", "mine"), ("fidelity.kl", "office"))}
+    headings = {group.key: group.details[0].title.en for group in groups(card)}
+    assert headings == {"code": "By question set", "fidelity": "By category"}

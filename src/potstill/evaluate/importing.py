@@ -12,7 +12,9 @@ everything else that is asked here, so scores stand beside each other, not besid
 from __future__ import annotations
 
 import ast
+import itertools
 import re
+import sys
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +31,8 @@ Item = TypeVar("Item")
 COMPLETE = "请补全下面的 Python 函数，并给出完整的程序，放在一个代码块里。\n\n```python\n{beginning}```"
 WRITE = "{text}\n\n程序要通过下面的测试：\n\n```python\n{tests}\n```\n\n请给出完整的 Python 程序，放在一个代码块里。"
 ASKED = {"cause": "这件事最可能的原因是什么？", "effect": "接下来最可能发生什么？"}
+CHECK = re.compile(r"^def check\(", re.MULTILINE)
+CHECKS = "checks_of_the_task"
 FUTURE = re.compile(r"^from __future__ import .*(?:\n|\Z)", re.MULTILINE)
 
 
@@ -114,12 +118,26 @@ def _completion(line: Line) -> CodeTask:
     task = Completion(
         id=_name(line),
         prompt=COMPLETE.format(beginning=beginning),
-        checks=(line.text("test"), f"check({entry_point})"),
+        checks=_checks(line, entry_point),
         solution="",
         beginning=beginning,
         entry_point=entry_point,
     )
     return replace(task, solution=assembled(task, line.text("canonical_solution")))
+
+
+def _checks(line: Line, entry_point: str) -> tuple[str, ...]:
+    """The set's tests, with the modules that its authors left out, under a name that no program has."""
+    test, found = CHECK.subn(f"def {CHECKS}(", line.text("test"), count=1)
+    if not found:
+        raise line.problem("`test` defines no function `check`")
+    try:
+        used = [node.value for node in ast.walk(_parsed(test)) if isinstance(node, ast.Attribute)]
+    except SyntaxError as error:
+        raise line.problem(f"`test` is not Python ({error.msg})") from None
+    names = {node.id for node in used if isinstance(node, ast.Name)} & sys.stdlib_module_names
+    modules = [f"globals().setdefault({name!r}, __import__({name!r}))" for name in sorted(names)]
+    return (*modules, test, f"{CHECKS}({entry_point})")
 
 
 def assembled(task: CodeTask, reply: str) -> str:
@@ -134,9 +152,9 @@ def assembled(task: CodeTask, reply: str) -> str:
     if not isinstance(task, Completion) or not code.strip():
         return reply
     if not _definition(task.entry_point).search(code):
-        for body in _bodies(code, _indentation(task)):
-            if _returns(task.beginning + body, task.entry_point):
-                return task.beginning + body
+        for program in _completed(task, code):
+            if _returns(program, task.entry_point):
+                return program
     prelude = task.beginning[: _last_start(task)]
     if not prelude.strip():
         return code
@@ -152,21 +170,28 @@ def _last_start(task: Completion) -> int:
     return [found.start() for found in _definition(task.entry_point).finditer(task.beginning)][-1]
 
 
-def _indentation(task: Completion) -> str:
-    """That of the docstring; four spaces where the body is wholly missing."""
+def _completed(task: Completion, code: str) -> Iterator[str]:
+    """The beginning with the code as its body: as it stands; with its own indentation, or none, or none in line 1.
+
+    A docstring's indentation binds what follows it, so but for the first try it is left out.
+    """
+    yield task.beginning + code
+    header = _header(task)
+    yield header + code
+    yield header + textwrap.indent(textwrap.dedent(code), " " * 4)
+    first, _, rest = code.strip().partition("\n")
+    body = itertools.takewhile(lambda line: not line.strip() or line[0].isspace(), rest.split("\n"))
+    margins = [line[: len(line) - len(line.lstrip())] for line in body if line.strip()]
+    yield f"{header}{min(margins, key=len, default='    ')}{first}\n{rest}"
+
+
+def _header(task: Completion) -> str:
+    """The beginning up to the docstring, if there is one."""
     try:
-        statement = _function(_parsed(task.beginning), task.entry_point).body[0]
+        docstring = _function(_parsed(task.beginning), task.entry_point).body[0]
     except (SyntaxError, LookupError):
-        return " " * 4
-    return task.beginning.splitlines()[statement.lineno - 1][: statement.col_offset]
-
-
-def _bodies(code: str, indentation: str) -> Iterator[str]:
-    """The body as it stands, shifted as a whole, or with a first line whose indentation got lost."""
-    yield code
-    yield textwrap.indent(textwrap.dedent(code), indentation)
-    first, _, rest = code.lstrip().partition("\n")
-    yield textwrap.indent(f"{first}\n{textwrap.dedent(rest)}", indentation)
+        return task.beginning
+    return "".join(task.beginning.splitlines(keepends=True)[: docstring.lineno - 1])
 
 
 def _parsed(program: str) -> ast.Module:

@@ -88,7 +88,7 @@ def faults(question: str, written: Written) -> frozenset[str]:
       4-gram in the prose (`LOOP_REPETITION`, digits left out because counting goes on in a loop).
     - wrong_language: a question in Chinese that asks for no other language, answered without Chinese or largely in
       a script that is neither Chinese nor Latin; code isn't judged.
-    - leaking: a mark of a chat template, or a turn of the dialogue that the model made up; none that the question names.
+    - leaking: a mark of a chat template, or a turn of the dialogue that the model made up, not named by the question.
     - garbled: U+FFFD. One at the end doesn't count where the limit cut the reply: it may have cut a character.
 
     Source: cycles: vLLM's RepetitionDetectionParams and its kin; repeated n-grams: Welleck et al. 2020,

@@ -56,13 +56,18 @@ LENGTHS = {
     "long": Words("long prompt", "长提问"),
 }
 KINDS = {
-    "category": Words("By category or question set", "按类别或题集"),
+    "category": Words("By category", "按类别"),
     "position": Words("By position in the answer", "按答案中的位置"),
     "length": Words("By prompt length", "按提问长度"),
     "threads": Words("By threads", "按线程数"),
 }
 """What the last part of a key tells apart; headings of the tables that are opened by a click."""
 QUANTISATION = Words("By quantisation", "按量化格式")
+SETS = {
+    "code": Words("By question set", "按题集"),
+    "commonsense": Words("By category and question set", "按类别与题集"),
+}
+"""Groups whose parts are, or also are, question sets of others."""
 
 _THREADS = re.compile(r"(\d+)_threads?(_active)?")
 _TOKENS = re.compile(r"tokens_(\d+)_(\d+|on)")
@@ -106,6 +111,11 @@ def part_kind(part: str) -> str:
     if _THREADS.fullmatch(part):
         return "threads"
     return "position" if _TOKENS.fullmatch(part) else "category"
+
+
+def kind_named(kind: str, group: str) -> Words:
+    """Heading of a group's rows whose last parts are of that kind."""
+    return SETS.get(group, KINDS[kind]) if kind == "category" else KINDS[kind]
 
 
 def part_named(part: str) -> Words:

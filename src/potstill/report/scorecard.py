@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from potstill.report.metrics import Metric, metric_named
-from potstill.report.names import KINDS, QUANTISATION, group_named, in_order, is_quantised, part_kind
+from potstill.report.names import KINDS, QUANTISATION, group_named, in_order, is_quantised, kind_named, part_kind
 from potstill.report.words import NOT_MEASURED, Words, is_share, number, rounded, same, unit_words
 
 Scorecard = Mapping[str, Mapping[str, Any]]
@@ -184,10 +184,10 @@ def _group(name: str, keys: list[str], scorecard: Scorecard) -> Group:
     parts = {key: key.split(".")[-1] for key in keys if key.count(".") > 1}
     mains = [key for key in keys if key not in parts]
     details = []
-    for kind, title in KINDS.items():
+    for kind in KINDS:
         members = [key for key, part in parts.items() if part_kind(part) == kind]
         if members:
-            details.append(_table(kind, title, members, scorecard, _models(members, scorecard)))
+            details.append(_table(kind, kind_named(kind, name), members, scorecard, _models(members, scorecard)))
     files = [model for model in _models(mains, scorecard) if is_quantised(model)]
     if files:
         compared = [model for model in ("teacher", *files, "student") if model in _models(mains, scorecard)]
@@ -287,7 +287,8 @@ def _times(factor: float) -> str:
 
 
 def _signed(points: float) -> str:
-    return f"{points:+.1f}".replace("-", "−")
+    text = f"{points:+.1f}".replace("-", "−")
+    return "0.0" if text in ("+0.0", "−0.0") else text
 
 
 def _finite(value: float | None) -> bool:

@@ -148,7 +148,7 @@ def _more(gate: Json, value: float | None) -> Words:
 
 def _summary(states: Sequence[str]) -> Words:
     counted = [(name, states.count(name)) for name in STATES if name in states]
-    told = [same(f"{number_of} ") + Words(STATES[name].en.lower(), STATES[name].zh) for name, number_of in counted]
+    told = [Words(f"{amount} {STATES[name].en.lower()}", f"{amount} 项{STATES[name].zh}") for name, amount in counted]
     many = len(states)
     of_all = Words(f"{many} gate{'s' if many != 1 else ''}: ", f"共 {many} 道关卡：")
     return of_all + join(told, ", ", "，")
