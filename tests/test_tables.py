@@ -23,18 +23,18 @@ CARD = {
 def test_steps_and_other_files_stand_apart() -> None:
     (_, columns, rows), (_, own_columns, own_rows) = scorecard_tables(CARD)
 
-    assert columns == ["metric", "teacher", "student", "chance"]
+    assert columns == ["metric", "unit", "n", "teacher", "student", "chance"]
     assert [row[0] for row in rows] == ["size.file_mb", "fidelity.top1", "commonsense.error", "naturalness.mean"]
-    assert own_columns == ["metric", "student-F16", "cut"]
+    assert own_columns == ["metric", "unit", "n", "student-F16", "cut"]
     assert [row[0] for row in own_rows] == ["size.file_mb", "fidelity.top1"]
 
 
 def test_cells_show_interval_count_and_what_is_missing() -> None:
     cells = {row[0]: row[1:] for row in scorecard_tables(CARD)[0][2]}
 
-    assert cells["size.file_mb"] == ["491 share", "86.1 share", ""]
-    assert cells["fidelity.top1"][1] == "0.667 [0.6–0.7] share, n=8"
-    assert cells["naturalness.mean"] == ["", "not rated", ""]
+    assert cells["size.file_mb"] == ["share", "8", "491", "86.1", ""]
+    assert cells["fidelity.top1"][3] == "0.667 [0.6–0.7]"
+    assert cells["naturalness.mean"] == ["share", "8", "", "not rated", ""]
 
 
 def test_without_steps_there_is_one_table() -> None:

@@ -26,15 +26,24 @@ def scorecard_tables(card: Card) -> list[Table]:
     own = [name for name in names if name in STEPS or name.startswith("student-")]
     others = [name for name in names if name not in own]
     steps = {metric: row for metric, row in main.items() if any(name in row for name in own)}
-    tables = [_table("Scorecard: value [95 % interval] unit, n", main, others)]
+    tables = [_table("Scorecard: value [95 % interval]", main, others)]
     if own:
         tables.append(_table("The student step by step, and its other files", steps, own))
     return tables
 
 
 def _table(title: str, card: Card, models: Sequence[str]) -> Table:
-    rows = [[metric, *(_cell(row.get(name)) for name in models)] for metric, row in card.items()]
-    return title, ["metric", *models], rows
+    rows = [
+        [metric, *_shared(row, models), *(_cell(row.get(name)) for name in models)] for metric, row in card.items()
+    ]
+    return title, ["metric", "unit", "n", *models], rows
+
+
+def _shared(row: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -> tuple[str, str]:
+    """Unit and count, which models share; several counts where they do not."""
+    shown = [row[name] for name in models if name in row]
+    counts = dict.fromkeys(str(measure["n"]) for measure in shown)
+    return str(shown[0]["unit"]) if shown else "", "/".join(counts)
 
 
 def _cell(measure: Mapping[str, Any] | None) -> str:
@@ -43,9 +52,8 @@ def _cell(measure: Mapping[str, Any] | None) -> str:
     if measure["value"] is None:
         return str(measure.get("note", "not measured"))
     if measure["low"] is None:
-        return f"{_number(measure['value'])} {measure['unit']}"
-    interval = f"[{_number(measure['low'])}–{_number(measure['high'])}]"
-    return f"{_number(measure['value'])} {interval} {measure['unit']}, n={measure['n']}"
+        return _number(measure["value"])
+    return f"{_number(measure['value'])} [{_number(measure['low'])}–{_number(measure['high'])}]"
 
 
 def _number(value: float) -> str:

@@ -115,6 +115,15 @@ def test_mbpp_spelled_like_humaneval_mends_the_indentation(tmp_path: Path) -> No
     assert passes(found, found.solution)
 
 
+def test_imports_inside_the_function_stay(tmp_path: Path) -> None:
+    prompt = "def halves(number):\n    import math\n    '''Halve it.'''\n"
+    found = task(
+        tmp_path, MBPP_LIKE | {"prompt": prompt, "canonical_solution": "    return math.floor(number / 2)\n"}, "mbpp"
+    )
+    for reply in (found.solution, "return math.floor(number / 2)", "half = number / 2\n    return math.floor(half)"):
+        assert passes(found, reply)
+
+
 def test_tests_get_the_modules_they_forgot_and_leave_the_programs_names_alone(tmp_path: Path) -> None:
     tests = "def check(candidate):\n    assert math.isclose(candidate(2), 1.0)\n    assert check(3) == 'own'\n"
     found = task(tmp_path, MBPP_LIKE | {"test": tests}, "mbpp")
@@ -165,6 +174,8 @@ FUNCTION = "def roots(numbers: List[int]) -> List[int]:\n" + BODY
         BODY.strip(),
         "# no indentation\nfound = []\nfor number in numbers:\n  found.append(math.isqrt(2 * number))\nreturn found",
         "found = []\n    for number in numbers:\n        found.append(math.isqrt(2 * number))\n    return found",
+        "return helper(numbers)\n\ndef helper(many):\n return [math.isqrt(2 * n) for n in many]",
+        "roots = [math.isqrt(2 * number) for number in numbers]\n  return roots",
         "\n\n        return [math.isqrt(2 * number) for number in numbers]",
         "    return helper(numbers)\n\ndef helper(numbers):\n    return [math.isqrt(2 * number) for number in numbers]",
         "\tfor _ in numbers:\n\t\treturn helper(numbers)\ndef helper(many):\n return [math.isqrt(2 * n) for n in many]",

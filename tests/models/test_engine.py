@@ -115,6 +115,16 @@ def test_max_tokens_and_the_context_end_an_answer(engine: Engine) -> None:
     assert (full.finish, full.prompt_tokens + full.tokens) == ("length", engine.context)
 
 
+def test_a_stop_text_ends_the_answer_before_it(engine: Engine) -> None:
+    whole = engine.reply(QUESTIONS[0], GREEDY)
+    stop = whole.text[3:5]  # within tokens or across them
+
+    reply = engine.reply(QUESTIONS[0], replace(GREEDY, stop=(stop,)))
+
+    assert reply.text == whole.text[: whole.text.index(stop)]
+    assert reply.finish == "stop" and reply.tokens < whole.tokens
+
+
 def test_a_prompt_longer_than_the_context_is_refused_before_any_work(engine: Engine) -> None:
     long = [{"role": "user", "content": "你好" * 200}]
     count = engine.count_tokens(long)

@@ -74,8 +74,20 @@ def test_a_likelihood_is_the_sum_over_the_whole_sequence(reader: LlamaReader) ->
         rows = torch.from_numpy(reader.logits([*begin, *ids])).double()[len(begin) - 1 : -1].log_softmax(-1)
         assert value == pytest.approx(float(rows[np.arange(len(ids)), ids].sum()), abs=1e-4)
     assert reader.log_likelihoods(begin, continuations[::-1]) == pytest.approx(found[::-1], abs=1e-4)
-    with pytest.raises(ValueError, match="129 tokens"):
-        reader.log_likelihoods(begin, [sequence(129)])
+
+
+def test_a_shared_beginning_changes_no_likelihood(reader: LlamaReader) -> None:
+    prefix, tails, choices = sequence(40), [sequence(11), sequence(30), sequence(200)], [sequence(2), sequence(140)]
+    alone = []
+    for tail in tails:
+        reader.logits(sequence(5))  # nothing is held any more
+        alone.append(reader.log_likelihoods([*prefix, *tail], choices, shared=40))
+
+    in_turn = [reader.log_likelihoods([*prefix, *tail], choices, shared=40) for tail in tails]
+    backwards = [reader.log_likelihoods([*prefix, *tail], choices, shared=40) for tail in tails[::-1]]
+
+    assert in_turn == alone == backwards[::-1]
+    assert alone[0] == pytest.approx(reader.log_likelihoods([*prefix, *tails[0]], choices), abs=1e-3)
 
 
 @pytest.mark.parametrize("text", [TEXT, "", "a", "  \n\n  x", "中文，标点。"])

@@ -27,6 +27,8 @@ OURS = ""
 LETTER_TOKENS = 16
 """Enough for a letter and a few words around it."""
 CODE_FORMATS = ("humaneval", "mbpp")
+BEHIND_CODE = "```\n\n"
+"""How a model closes its block of code to explain it: nobody reads on, so it need not write on."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def sit(exam: Exam, gguf: Path, run: Run, title: str, with_samples: bool) -> She
 
 def _asks(exam: Exam, section: EvaluateSection, answers: AnswersSection, seed: int) -> dict[str, list[Ask]]:
     """Programs and letters greedily, and without a penalty on repetition: programs rightly repeat themselves."""
-    program = Sampling(0.0, 1.0, 0, seed, section.code_tokens, 1.0)
+    program = Sampling(0.0, 1.0, 0, seed, section.code_tokens, 1.0, (BEHIND_CODE,))
     letter = Sampling(0.0, 1.0, 0, seed, LETTER_TOKENS, 1.0)
     sample = Sampling(0.0, answers.top_p, answers.top_k, seed, section.sample_tokens, answers.repeat_penalty)
     stability = [

@@ -162,8 +162,7 @@ def assembled(task: CodeTask, reply: str) -> str:
 
 
 def _definition(entry_point: str) -> re.Pattern[str]:
-    name = re.escape(entry_point)
-    return re.compile(rf"^(?:(?:async[ \t]+)?def[ \t]+{name}\b|{name}[ \t]*=(?!=))", re.MULTILINE)
+    return re.compile(rf"^(?:async[ \t]+)?def[ \t]+{re.escape(entry_point)}\b", re.MULTILINE)
 
 
 def _last_start(task: Completion) -> int:
@@ -171,27 +170,28 @@ def _last_start(task: Completion) -> int:
 
 
 def _completed(task: Completion, code: str) -> Iterator[str]:
-    """The beginning with the code as its body: as it stands; with its own indentation, or none, or none in line 1.
+    """The beginning with the code as its body: as it stands; with its own indentation, or none in line 1, or none.
 
     A docstring's indentation binds what follows it, so but for the first try it is left out.
     """
     yield task.beginning + code
     header = _header(task)
     yield header + code
-    yield header + textwrap.indent(textwrap.dedent(code), " " * 4)
     first, _, rest = code.strip().partition("\n")
     body = itertools.takewhile(lambda line: not line.strip() or line[0].isspace(), rest.split("\n"))
     margins = [line[: len(line) - len(line.lstrip())] for line in body if line.strip()]
     yield f"{header}{min(margins, key=len, default='    ')}{first}\n{rest}"
+    yield header + textwrap.indent(textwrap.dedent(code), " " * 4)
 
 
 def _header(task: Completion) -> str:
-    """The beginning up to the docstring, if there is one."""
+    """The beginning without the docstring that ends it, if one does."""
     try:
-        docstring = _function(_parsed(task.beginning), task.entry_point).body[0]
+        last = _function(_parsed(task.beginning), task.entry_point).body[-1]
     except (SyntaxError, LookupError):
         return task.beginning
-    return "".join(task.beginning.splitlines(keepends=True)[: docstring.lineno - 1])
+    is_text = isinstance(last, ast.Expr) and isinstance(last.value, ast.Constant)
+    return "".join(task.beginning.splitlines(keepends=True)[: last.lineno - 1]) if is_text else task.beginning
 
 
 def _parsed(program: str) -> ast.Module:

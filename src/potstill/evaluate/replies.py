@@ -95,7 +95,8 @@ def write_replies(
                 task.advance()
             if too_long:
                 say(f"{gguf.name}: {len(too_long)} questions do not fit into {context} tokens and count as unanswered")
-            rest = [place for place in todo if place not in set(too_long)]
+            # by hash: long and short replies well mixed, so that the time left is told rightly
+            rest = sorted(set(todo) - set(too_long), key=lambda place: keys[place])
             requests = [(messages(asks[place].question), asks[place].sampling) for place in rest]
             for number, reply in team.write(requests):
                 written = Written(reply.text, reply.finish == "stop", reply.tokens)
@@ -119,12 +120,20 @@ def measure_likelihoods(
     task.advance(len(items) - len(todo))
     if todo:
         with Team(gguf, context=context, members=1) as team:
-            stems = team.prompt_ids([messages(items[place][0]) for place in todo])
+            shared = _opening(*team.prompt_ids([messages("一"), messages("A")]))
+            stems = dict(zip(todo, team.prompt_ids([messages(items[place][0]) for place in todo]), strict=True))
         with LlamaReader(gguf, context=context, threads=usable_cores()) as reader:
-            for place, stem in zip(todo, stems, strict=True):
+            for place in todo:
                 choices = [reader.tokenize(choice, special=False) for choice in items[place][1]]
-                fits = len(stem) + max(map(len, choices)) <= context
-                notebook.put(keys[place], reader.log_likelihoods(stem, choices) if fits else [])
+                fits = len(stems[place]) + max(map(len, choices)) <= context
+                values = reader.log_likelihoods(stems[place], choices, shared) if fits else []
+                notebook.put(keys[place], values)
                 task.advance()
     known = [notebook[key] for key in keys]
     return [values or [math.nan] * len(choices) for values, (_, choices) in zip(known, items, strict=True)]
+
+
+def _opening(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens a chat template puts before any question: those that two unlike questions begin with."""
+    pairs = zip(first, second, strict=False)
+    return next((place for place, (one, other) in enumerate(pairs) if one != other), 0)

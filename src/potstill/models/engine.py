@@ -19,13 +19,15 @@ import time
 import unicodedata
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from potstill.models import library
+from potstill.models.completion import Answer, Piece, Wishes, Writing, pieces_of_text
+from potstill.models.completion import Reply as Reply
 from potstill.models.library import Waiting
 from potstill.models.socket_client import PrivateSocket
 from potstill.problem import Problem
@@ -35,6 +37,7 @@ _SWITCHED_OFF = (
     *("cache_prompt", "cache_idle_slots", "ctx_shift", "fit_params", "kv_unified"),
     *("prefill_assistant", "ui", "warmup"),
 )
+NOTHING_MORE = Wishes()
 PENALTY_WINDOW = 64
 """How many of the latest tokens the repeat penalty looks at: llama.cpp's own number."""
 
@@ -70,24 +73,8 @@ class Sampling:
     max_tokens: int
     repeat_penalty: float
     """1: off."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """One finished answer and what it took."""
-
-    text: str
-    finish: Literal["stop", "length"]
-    """stop: the model ended it. length: `max_tokens` or the context did."""
-    prompt_tokens: int
-    tokens: int
-    """Tokens written; the end-of-turn token counts where there is one."""
-    first_token_s: float
-    """Seconds until the first token was chosen, everything included that `seconds` includes."""
-    seconds: float
-    """Seconds to the end: reading the prompt, writing, handing over. In a batch, from a free slot on."""
-    arrivals: tuple[float, ...]
-    """Seconds from the start until each piece of text came: what a person who reads along feels."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the answer where they come up; they are not part of it."""
 
 
 def derive_seed(seed: int, index: int) -> int:
@@ -159,11 +146,15 @@ class Engine:
 
     def render(self, messages: Messages) -> str:
         """What the model's own chat template makes of a conversation, up to where the answer begins."""
-        return str(self._socket.post("/apply-template", {"messages": list(messages)})["prompt"])
+        return str(self._ask("/apply-template", {"messages": list(messages)})["prompt"])
 
     def prompt_ids(self, messages: Messages) -> list[int]:
         """Token ids of a conversation with everything its template adds, up to where the answer begins."""
         return self._token_ids(self.render(messages), begin=True)
+
+    def text_ids(self, text: str) -> list[int]:
+        """Token ids of a plain text that is to be written on."""
+        return self._token_ids(text, begin=True)
 
     def count_tokens(self, prompt: str | Messages) -> int:
         """Tokens of a plain text, or of a conversation with everything its template adds."""
@@ -174,7 +165,7 @@ class Engine:
 
         Raises: Problem at once where the prompt doesn't fit into the context.
         """
-        return self._stream(self._request(messages, sampling, ignore_end=False))
+        return self._stream(self._request(self.prompt_ids(messages), sampling))
 
     def reply(self, messages: Messages, sampling: Sampling, *, ignore_end: bool = False) -> Reply:
         """The whole answer. `ignore_end` writes on to `max_tokens` whatever the model wants, for measuring.
@@ -182,13 +173,22 @@ class Engine:
         Raises: Problem where the prompt doesn't fit into the context.
         """
         started = time.perf_counter()
-        request = self._request(messages, sampling, ignore_end)
-        stop = threading.Event()
-        future = self._workers.submit(self._complete, request, stop, _ignore, started)
+        request = self._request(self.prompt_ids(messages), sampling, Wishes(ignore_end=ignore_end))
+        writing = self._submit(request, _ignore, started)
         try:
-            return future.result()
+            return writing.future.result()
         finally:
-            _settle([future], stop)
+            _settle([writing])
+
+    def write(
+        self, prompt: Sequence[int], sampling: Sampling, wishes: Wishes, on_piece: Callable[[Piece], None]
+    ) -> Writing:
+        """Begin an answer to a prompt of token ids, and return at once.
+
+        `on_piece` is called by the worker that writes, so it must not wait.
+        Raises: Problem where the prompt doesn't fit into the context.
+        """
+        return self._submit(self._request(prompt, sampling, wishes), on_piece)
 
     def batch(
         self, conversations: Sequence[Messages], sampling: Sampling, seeds: Sequence[int] | None = None
@@ -207,84 +207,89 @@ class Engine:
         if seeds is None:
             seeds = [derive_seed(sampling.seed, index) for index in range(len(conversations))]
         requests = [
-            self._request(messages, sampling, ignore_end=False, seed=seed)
+            self._request(self.prompt_ids(messages), replace(sampling, seed=seed))
             for messages, seed in zip(conversations, seeds, strict=True)
         ]
         return self._batch(requests)
 
     def _stream(self, request: dict[str, Any]) -> Iterator[str]:
         pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        stop = threading.Event()
-        future = self._workers.submit(self._complete, request, stop, pieces.put)
-        future.add_done_callback(lambda _: pieces.put(None))
+        writing = self._submit(request, pieces_of_text(pieces.put))
+        writing.future.add_done_callback(lambda _: pieces.put(None))
         try:
             while (piece := pieces.get()) is not None:
                 yield piece
-            future.result()
+            writing.future.result()
         finally:
-            _settle([future], stop)
+            _settle([writing])
 
     def _batch(self, requests: Sequence[dict[str, Any]]) -> Iterator[tuple[int, Reply]]:
-        stop = threading.Event()
-        places = {
-            self._workers.submit(self._complete, request, stop, _ignore): place
-            for place, request in enumerate(requests)
-        }
+        writings = [self._submit(request, _ignore) for request in requests]
+        places = {writing.future: place for place, writing in enumerate(writings)}
         try:
             for future in as_completed(places):
                 yield places[future], future.result()
         finally:
-            _settle(list(places), stop)
+            _settle(writings)
 
-    def _request(
-        self, messages: Messages, sampling: Sampling, ignore_end: bool, seed: int | None = None
-    ) -> dict[str, Any]:
+    def _request(self, ids: Sequence[int], sampling: Sampling, wishes: Wishes = NOTHING_MORE) -> dict[str, Any]:
         if self._server is None:
             raise RuntimeError("The engine is closed.")
         if sampling.max_tokens < 1:
             raise ValueError("max_tokens is at least 1")
-        ids = self.prompt_ids(messages)
         if len(ids) >= self.context:
             raise Problem(
                 f"The prompt is {len(ids)} tokens long; a context of {self.context} takes {self.context - 1}",
                 "Shorten the prompt, or give a larger context.",
             )
         return {
-            "prompt": ids,
+            "prompt": list(ids),
             "stream": True,
             "stream_options": {"include_usage": True},
             "cache_prompt": False,
             "max_tokens": min(sampling.max_tokens, self.context - len(ids)),
-            "ignore_eos": ignore_end,
             "samplers": ["penalties", "top_k", "top_p", "temperature"],
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "top_k": sampling.top_k,
-            "seed": (sampling.seed if seed is None else seed) & 0x7FFFFFFF,  # 2³² - 1 would mean "any"
+            "seed": sampling.seed & 0x7FFFFFFF,  # 2³² - 1 would mean "any"
             "repeat_penalty": sampling.repeat_penalty,
             "repeat_last_n": PENALTY_WINDOW,
+            "stop": list(sampling.stop),
+            **wishes.fields(),
         }
+
+    def _submit(
+        self, request: dict[str, Any], on_piece: Callable[[Piece], None], started: float | None = None
+    ) -> Writing:
+        stop = threading.Event()
+        return Writing(self._workers.submit(self._complete, request, stop, on_piece, started), stop)
 
     def _complete(
         self,
         request: dict[str, Any],
         stop: threading.Event,
-        on_piece: Callable[[str], None],
-        started: float | None = None,
+        on_piece: Callable[[Piece], None],
+        started: float | None,
     ) -> Reply:
         """One request, in a worker: in the main thread, llama.cpp's callback would swallow Ctrl-C."""
         begin = time.perf_counter() if started is None else started
-        answer = _Answer(on_piece, lambda: stop.is_set() or self._stop.is_set(), begin)
+        answer = Answer(on_piece, lambda: stop.is_set() or self._stop.is_set(), begin)
         self._server.handle_completions(request, answer.take)
         return answer.reply()
 
     def _token_ids(self, text: str, *, begin: bool) -> list[int]:
         # the Qwen family's tokenizers bring text to NFC first; llama.cpp doesn't
         content = unicodedata.normalize("NFC", text)
-        ids: list[int] = self._socket.post(
-            "/tokenize", {"content": content, "add_special": begin, "parse_special": True}
-        )["tokens"]
+        ids: list[int] = self._ask("/tokenize", {"content": content, "add_special": begin, "parse_special": True})[
+            "tokens"
+        ]
         return ids
+
+    def _ask(self, endpoint: str, body: dict[str, Any]) -> dict[str, Any]:
+        if self._server is None:
+            raise RuntimeError("The engine is closed.")
+        return self._socket.post(endpoint, body)
 
     def _parameters(self, package: Any) -> Any:
         parameters = package.CommonParams()
@@ -308,70 +313,29 @@ class Engine:
         return parameters
 
 
-class _Answer:
-    """What one request has brought so far."""
-
-    def __init__(self, on_piece: Callable[[str], None], stopped: Callable[[], bool], started: float) -> None:
-        self._on_piece = on_piece
-        self._stopped = stopped
-        self._started = started
-        self._pieces: list[str] = []
-        self._arrivals: list[float] = []
-        self._finish: Literal["stop", "length"] | None = None
-        self._usage: dict[str, int] = {}
-        self._decode_s = 0.0
-        self._error: str | None = None
-
-    def take(self, chunk: dict[str, Any]) -> bool:
-        """One event of the stream. Returns: whether llama.cpp shall stop here."""
-        if "error" in chunk:
-            self._error = str(chunk["error"].get("message", chunk["error"]))
-            return True
-        choice = chunk["choices"][0]
-        if piece := choice["text"]:
-            self._pieces.append(piece)
-            self._arrivals.append(time.perf_counter() - self._started)
-            self._on_piece(piece)
-        if choice["finish_reason"]:
-            self._finish = choice["finish_reason"]
-            self._usage = chunk["usage"]
-            self._decode_s = chunk["timings"]["predicted_ms"] / 1000
-        return self._stopped()
-
-    def reply(self) -> Reply:
-        """The finished answer. Raises: RuntimeError where it isn't finished."""
-        seconds = time.perf_counter() - self._started
-        if self._finish is None:
-            raise RuntimeError(f"llama.cpp wrote no answer: {self._error or 'it was stopped'}")
-        return Reply(
-            text="".join(self._pieces),
-            finish=self._finish,
-            prompt_tokens=self._usage["prompt_tokens"],
-            tokens=self._usage["completion_tokens"],
-            first_token_s=seconds - self._decode_s,
-            seconds=seconds,
-            arrivals=tuple(self._arrivals),
-        )
-
-
-def _ignore(piece: str) -> None:
+def _ignore(piece: Piece) -> None:
     """For requests of which only the whole is wanted."""
 
 
-def _settle(futures: Sequence[Future[Reply]], stop: threading.Event) -> None:
+def _settle(writings: Sequence[Writing]) -> None:
     """Leave nothing running: what has not begun never will, what has ends at its next token."""
-    stop.set()
-    for future in futures:
-        future.cancel()
-    wait(futures)
+    for writing in writings:
+        writing.stop()
+    wait([writing.future for writing in writings])
 
 
-def _check_file(gguf: Path, context: int) -> None:
+def trained_context(gguf: Path) -> int | None:
+    """Tokens of context a model was trained for, where its file says so. Raises: Problem for a damaged file."""
     from potstill.models.gguf_reader import read_metadata
 
     metadata = read_metadata(gguf)
     trained = metadata.get(f"{metadata.get('general.architecture')}.context_length")
-    if isinstance(trained, int) and context > trained:
+    return trained if isinstance(trained, int) else None
+
+
+def _check_file(gguf: Path, context: int) -> None:
+    trained = trained_context(gguf)
+    if trained is not None and context > trained:
         raise Problem(f"{gguf} was trained for {trained} tokens of context, not {context}", "Ask for fewer.")
 
 

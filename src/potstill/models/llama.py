@@ -174,6 +174,7 @@ class LlamaReader:
             self._llama.llama_model_free(self._model)
             raise Problem(f"llama.cpp finds no memory for {context} tokens of {gguf}", "Ask for fewer.")
         self._batch = self._llama.llama_batch_init(_CHUNK, 0, 1)
+        self._held: list[int] = []
 
     @property
     def vocabulary_size(self) -> int:
@@ -208,41 +209,64 @@ class LlamaReader:
         Raises: Problem where the sequence is longer than the context; ValueError where an id or `start` is
             out of range.
         """
-        import numpy as np
-
         self._check(token_ids, start)
-        self._llama.llama_memory_clear(self._llama.llama_get_memory(self._context), True)
-        chunks = [
-            self._read(token_ids[begin : begin + _CHUNK], begin, start) for begin in range(0, len(token_ids), _CHUNK)
-        ]
-        return np.concatenate(chunks)
+        self._forget(0)
+        return self._read_all(token_ids, 0, start)
 
-    def log_likelihoods(self, token_ids: Sequence[int], continuations: Sequence[Sequence[int]]) -> list[float]:
+    def log_likelihoods(
+        self, token_ids: Sequence[int], continuations: Sequence[Sequence[int]], shared: int = 0
+    ) -> list[float]:
         """How likely each continuation is after the same beginning, which is read once.
 
         Args:
             token_ids: [T] the beginning, at least one token.
             continuations: token ids, at least one each.
+            shared: so many first tokens are likely to be those of the call before; then they aren't read again. They
+                are always read apart from the rest, so that the result doesn't depend on what was asked before.
 
         Returns: sums of log-probabilities, nats. Errors as for `logits`.
         """
         import numpy as np
 
-        first = self.logits(token_ids, start=len(token_ids) - 1)
-        memory = self._llama.llama_get_memory(self._context)
-        begin, found = len(token_ids), []
+        end = len(token_ids)
+        shared = min(shared, end - 1)
+        self._check(token_ids, end - 1)
+        if not shared or list(token_ids[:shared]) != self._held:
+            self._forget(0)
+            self._read_all(token_ids[:shared], 0, shared)
+        self._held = list(token_ids[:shared])
+        self._forget(shared)
+        first = self._read_all(token_ids[shared:], shared, end - 1)
+        found = []
         for ids in continuations:
             self._check([*token_ids, *ids], 0)
-            if len(ids) > _CHUNK:
-                raise ValueError(f"a continuation has {len(ids)} tokens, {_CHUNK} are the most")
             # what follows the last token is of no interest, so that is not read
-            rows = np.concatenate([first, self._read(ids[:-1], begin, begin)]) if len(ids) > 1 else first
-            self._llama.llama_memory_seq_rm(memory, 0, begin, -1)
-            rows = rows.astype(np.float64)
+            rows = np.concatenate([first, self._read_all(ids[:-1], end, end)]).astype(np.float64)
+            self._forget(end)
             peak = rows.max(axis=1)
             totals = peak + np.log(np.exp(rows - peak[:, None]).sum(axis=1))
             found.append(float((rows[np.arange(len(ids)), list(ids)] - totals).sum()))
         return found
+
+    def _forget(self, begin: int) -> None:
+        """Drop what was read from position `begin` on."""
+        memory = self._llama.llama_get_memory(self._context)
+        if begin == 0:
+            self._held = []
+            self._llama.llama_memory_clear(memory, True)
+        else:
+            self._llama.llama_memory_seq_rm(memory, 0, begin, -1)
+
+    def _read_all(self, token_ids: Sequence[int], begin: int, start: int) -> NDArray[np.float32]:
+        """Read tokens that begin at position `begin`; returns the logits [n, V] from position `start` on."""
+        import numpy as np
+
+        width = self.vocabulary_size
+        rows = [
+            self._read(token_ids[place : place + _CHUNK], begin + place, start)
+            for place in range(0, len(token_ids), _CHUNK)
+        ]
+        return np.concatenate([np.empty((0, width), dtype=np.float32), *rows])
 
     def tokenize(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of `text`, nothing added. `special`: names of special tokens in it are those tokens."""
