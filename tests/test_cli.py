@@ -207,6 +207,7 @@ def test_evaluate_keeps_what_it_was_told(
     code, _, error = type_in(monkeypatch, capsys, *words)
     assert code == 0, error
     section = asked[0].recipe.evaluate
+    assert not section.fresh
     assert section.few and section.against == (str(home / "m.gguf"), "smollm2-135m-instruct") and asked[0].unsafe
     assert section.sizes().rounds == 1 and section.sizes().code_tasks < section.code_tasks
     assert section.model_copy(update={"few": False}).sizes().rounds == section.rounds

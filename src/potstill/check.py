@@ -39,6 +39,10 @@ WRITING_RATE = 35.0
 """Tokens a second the teacher writes over 8 slots on 2 cores; only fresh answers pay it."""
 
 
+STUDENT_SHARE = 0.3
+"""Of the teacher's time to be asked everything, what the student needs; the seconds below are the teacher's."""
+
+
 def predict(recipe: Recipe, machine: Machine) -> list[list[str]]:
     """Rows of what, how much, of which."""
     rate = max(machine.bfloat16_gflops, machine.float32_gflops) * 1e9 * EFFICIENCY
@@ -50,8 +54,8 @@ def predict(recipe: Recipe, machine: Machine) -> list[list[str]]:
     epochs = recipe.distill.epochs * tokens * 6 * parameters * 1.2 / rate / 60
     training = recipe.distill.budget_minutes or epochs
     writing = prompts * ANSWER_TOKENS / WRITING_RATE / 60 if writes_answers(recipe) else 0.0
-    evaluation = 3.5 + 0.1 * recipe.evaluate.code_tasks
-    minutes = {"answers": writing, "signals": reading, "prune": healing, "distill": training, "evaluate": evaluation}
+    minutes = {"answers": writing, "signals": reading, "prune": healing, "distill": training}
+    minutes["evaluate"] = evaluation_minutes(recipe)
     return [
         ["prompts", f"{prompts:,}", "train and held-out together"],
         ["tokens read", f"{tokens:,}", f"about {ANSWER_TOKENS} answer tokens each"],
@@ -69,6 +73,20 @@ def predict(recipe: Recipe, machine: Machine) -> list[list[str]]:
             f"copy {machine.bandwidth_gb_s:.0f} GB/s",
         ],
     ]
+
+
+def evaluation_minutes(recipe: Recipe) -> float:
+    """Timing, comparing and asking; the default teacher's replies ship."""
+    section = recipe.evaluate.sizes()
+    asked = (
+        section.code_tasks * 4.0
+        + section.commonsense * 0.43
+        + section.commonsense_written * 0.6
+        + section.stability_questions * section.stability_samples * 1.1
+    )
+    shipped = recipe.teacher.model == CATALOGUE[0].name and not section.fresh
+    timing = 60 + 25 * section.rounds + 2.8 * min(section.fidelity_answers or 40, 40)
+    return (timing + 0.7 * section.code_tasks + asked * (STUDENT_SHARE + (not shipped))) / 60
 
 
 def count_prompts(recipe: Recipe) -> int:

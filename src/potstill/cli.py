@@ -201,6 +201,9 @@ def evaluate(
         list[str] | None,
         typer.Option(help="Score this model beside: a GGUF, or a name of `potstill teachers`. May be repeated."),
     ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Ask every model anew, whatever ships with potstill or was kept.")
+    ] = False,
     unsafe: Annotated[
         bool, typer.Option("--unsafe", help="Run model-written programs WITHOUT a sandbox where there can be none.")
     ] = False,
@@ -223,9 +226,9 @@ def evaluate(
         _show_harness(opened, lm_eval.split(","), as_json)
         return
     done = next(stage.state for stage in pipeline.states(opened) if stage.name == "evaluate") == "done"
-    if not (gate and done) or quick or against:
+    if not (gate and done) or quick or fresh or against:
         others = [str(Path(one).resolve()) if Path(one).exists() else one for one in against or ()]
-        opened = replace(opened, recipe=with_evaluation(opened.recipe, quick, others), unsafe=unsafe)
+        opened = replace(opened, recipe=with_evaluation(opened.recipe, quick, fresh, others), unsafe=unsafe)
         pipeline.run_stage(opened, "evaluate")
     _show_scorecard(run, as_json)
     if gate:

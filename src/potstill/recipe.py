@@ -206,6 +206,7 @@ class EvaluateSection(Section):
     """How the student is measured. A size of 0 leaves a measure out."""
 
     few: bool = Field(False, description="Measure few items (`--quick`): under three minutes, with wide intervals.")
+    fresh: bool = Field(False, description="Ask every model anew, whatever ships with potstill or is kept at home.")
     against: tuple[str, ...] = Field(
         (), description="Other models scored beside: GGUFs or names of `potstill teachers`."
     )
@@ -238,9 +239,9 @@ class EvaluateSection(Section):
             **{"commonsense": 20, "commonsense_written": 10, "stability_questions": 2, "stability_samples": 4},
         }
         given = {name: getattr(self, name) for name in least}
-        return self.model_copy(
-            update={name: size if given[name] is None else min(size, given[name]) for name, size in least.items()}
-        )
+        sizes = {name: size if given[name] is None else min(size, given[name]) for name, size in least.items()}
+        files = tuple(file.model_copy(update={"limit": min(file.limit or 6, 6)}) for file in self.files)
+        return self.model_copy(update={**sizes, "files": files})
 
 
 GATES = {
@@ -374,9 +375,9 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
     )
 
 
-def with_evaluation(recipe: Recipe, few: bool, against: Sequence[str]) -> Recipe:
-    """The recipe with what `potstill evaluate` was told: few items or all; other models beside (none: its own)."""
-    told: dict[str, Any] = {"few": few, **({"against": tuple(against)} if against else {})}
+def with_evaluation(recipe: Recipe, few: bool, fresh: bool, against: Sequence[str]) -> Recipe:
+    """The recipe with what `potstill evaluate` was told; no other models: those the recipe names."""
+    told: dict[str, Any] = {"few": few, "fresh": fresh, **({"against": tuple(against)} if against else {})}
     return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update=told)})
 
 

@@ -15,10 +15,9 @@ from potstill.answers import Answer
 from potstill.evaluate.code import CodeTask, code_tasks
 from potstill.evaluate.commonsense import Question, commonsense_questions, likelihood_prompt, spread, written_prompt
 from potstill.evaluate.importing import read_code_tasks, read_questions
-from potstill.evaluate.replies import Ask, Notebook, Written, measure_likelihoods, write_replies
+from potstill.evaluate.replies import Ask, Written, measure_likelihoods, open_notebook, write_replies
 from potstill.evaluate.stability import StabilityQuestion, stability_questions
 from potstill.models.engine import Sampling, derive_seed
-from potstill.models.identity import file_hash
 from potstill.recipe import AnswersSection, EvaluateSection
 from potstill.run import Run
 
@@ -83,22 +82,20 @@ def set_exam(section: EvaluateSection, held_out: Sequence[Answer]) -> Exam:
     )
 
 
-def sit(exam: Exam, gguf: Path, run: Run, title: str, with_samples: bool) -> Sheet:
+def sit(exam: Exam, gguf: Path, run: Run, folder: Path, title: str, with_samples: bool) -> Sheet:
     """Ask one model everything. Interrupted, the next sitting goes on behind the last reply.
 
     Args:
-        title: the model's name, for people. with_samples: whether the held-out questions are asked too.
+        folder: of the stage; fresh replies are kept there. title: the model's name, for people.
+        with_samples: whether the held-out questions are asked too.
     """
     section = run.recipe.evaluate
-    notebook = Notebook(run.home / "replies" / f"{file_hash(gguf, run.home)}.jsonl")
-    groups = _asks(exam, section, run.recipe.answers, run.recipe.seed)
+    notebook = open_notebook(gguf, run.home, folder / "replies" if section.fresh else None)
+    groups = asks_of(exam, section, run.recipe.answers, run.recipe.seed)
     if not with_samples:
         groups["samples"] = []
     asks = [ask for group in groups.values() for ask in group]
-    items = {
-        name: [(likelihood_prompt(question), question.choices) for question in questions]
-        for name, questions in exam.questions.items()
-    }
+    items = {name: items_of(questions) for name, questions in exam.questions.items()}
     context = section.reply_context
     with run.progress.task(f"{title} answers", len(asks), "replies") as task:
         replies = iter(write_replies(gguf, asks, context, notebook, task, run.progress.say))
@@ -117,11 +114,20 @@ def sit(exam: Exam, gguf: Path, run: Run, title: str, with_samples: bool) -> She
     )
 
 
-def _asks(exam: Exam, section: EvaluateSection, answers: AnswersSection, seed: int) -> dict[str, list[Ask]]:
-    """Programs and letters greedily, and without a penalty on repetition: programs rightly repeat themselves."""
-    program = Sampling(0.0, 1.0, 0, seed, section.code_tokens, 1.0, (BEHIND_CODE,))
-    letter = Sampling(0.0, 1.0, 0, seed, LETTER_TOKENS, 1.0)
-    sample = Sampling(0.0, answers.top_p, answers.top_k, seed, section.sample_tokens, answers.repeat_penalty)
+def items_of(questions: Sequence[Question]) -> list[tuple[str, tuple[str, ...]]]:
+    """What is asked, and the choices to weigh."""
+    return [(likelihood_prompt(question), question.choices) for question in questions]
+
+
+def asks_of(exam: Exam, section: EvaluateSection, answers: AnswersSection, seed: int) -> dict[str, list[Ask]]:
+    """What is to be written, by group.
+
+    Programs and letters greedily (no seed matters), and without a penalty on repetition: programs rightly repeat
+    themselves.
+    """
+    program = Sampling(0.0, 1.0, 0, 0, section.code_tokens, 1.0, (BEHIND_CODE,))
+    letter = Sampling(0.0, 1.0, 0, 0, LETTER_TOKENS, 1.0)
+    sample = Sampling(0.0, 1.0, 0, 0, section.sample_tokens, answers.repeat_penalty)
     stability = [
         Ask(question.question, _drawn(answers, derive_seed(seed, number), section.stability_tokens))
         for place, question in enumerate(exam.stability)

@@ -44,7 +44,7 @@ def measure(run: Run, folder: Path) -> None:
     add_speed(card, contest.models | (contest.variants if not section.few else {}), timed, section.bootstrap, seed)
     _add_fidelity(card, run, _part(folder / "fidelity.json", lambda: _fidelity(run, contest)))
     exam = set_exam(section, held_out)
-    sheets = {name: sit(exam, gguf, run, name, name == STUDENT) for name, gguf in contest.models.items()}
+    sheets = {name: sit(exam, gguf, run, folder, name, name == STUDENT) for name, gguf in contest.models.items()}
     graded = _part(folder / "code.json", lambda: _programs(run, exam, sheets))
     mark(card, exam, sheets, graded, section.bootstrap, seed)
     add_naturalness(card, list(contest.models), ratings, section.bootstrap, seed)

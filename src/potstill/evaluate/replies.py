@@ -5,7 +5,8 @@ Out: `Written` texts; log-likelihoods.
 Does not know: how they are scored.
 
 Both are the same whenever the same file is asked the same, so they are remembered by what was asked: an evaluation
-that was killed goes on at the next reply, and a teacher is not asked again for every student.
+that was killed goes on at the next reply, and a teacher is not asked again for every student. Those of the default
+teacher to our own sets ship with potstill (`evaluate.fresh` writes them anew: the same words).
 """
 
 from __future__ import annotations
@@ -14,19 +15,23 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from potstill.machine import usable_cores
 from potstill.models.conversation import messages
 from potstill.models.engine import Sampling
+from potstill.models.identity import file_hash
 from potstill.models.llama import LlamaReader
 from potstill.models.team import Team, members_that_fit
 from potstill.progress import Task
 from potstill.run import digest
 
 FORMAT = 1
-"""Raise it when the same question would get another reply, as with another llama.cpp."""
+"""Raise it when the same question would get another reply, as with another llama.cpp; then ship anew (`ship`)."""
+SHIPPED = "shipped"
+"""Folder of the package with replies, a file for each model, named by its SHA-256."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +59,13 @@ class Ask:
 class Notebook:
     """Key → value, a JSON line each, kept as soon as it is known. A line torn by a kill is as good as not there."""
 
-    def __init__(self, path: Path) -> None:
-        """Open or begin the file."""
+    def __init__(self, path: Path, shipped: str = "") -> None:
+        """Open or begin the file; `shipped` holds more such lines, which are only read."""
         self._path = path
         self._known: dict[str, Any] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+        own = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        for line in (shipped + own).split("\n"):
             try:
                 key, value = json.loads(line)
             except ValueError:
@@ -79,11 +85,32 @@ class Notebook:
         self._known[key] = value
 
 
+def open_notebook(gguf: Path, home: Path, fresh: Path | None) -> Notebook:
+    """What is known of a file: from earlier evaluations, and what ships. `fresh`: the folder to begin anew in."""
+    sha256 = file_hash(gguf, home)
+    if fresh is not None:
+        return Notebook(fresh / f"{sha256}.jsonl")
+    shipped = files("potstill.evaluate") / SHIPPED / f"{sha256}.jsonl"
+    return Notebook(
+        home / "replies" / f"{sha256}.jsonl", shipped.read_text(encoding="utf-8") if shipped.is_file() else ""
+    )
+
+
+def reply_key(ask: Ask, context: int) -> str:
+    """What a reply is remembered by."""
+    return digest(["reply", FORMAT, ask.question, asdict(ask.sampling), context])
+
+
+def likelihood_key(question: str, choices: Sequence[str], context: int) -> str:
+    """What the likelihoods of a question's choices are remembered by."""
+    return digest(["likelihood", FORMAT, question, list(choices), context])
+
+
 def write_replies(
     gguf: Path, asks: Sequence[Ask], context: int, notebook: Notebook, task: Task, say: Callable[[str], None]
 ) -> list[Written]:
     """The model's reply to every question, in their order; an empty one where a question fills the context."""
-    keys = [digest(["reply", FORMAT, ask.question, asdict(ask.sampling), context]) for ask in asks]
+    keys = [reply_key(ask, context) for ask in asks]
     todo = [place for place, key in enumerate(keys) if key not in notebook]
     task.advance(len(asks) - len(todo))
     if todo:
@@ -115,7 +142,7 @@ def measure_likelihoods(
 
     Returns: one list an item; NaN where the question fills the context.
     """
-    keys = [digest(["likelihood", FORMAT, question, list(choices), context]) for question, choices in items]
+    keys = [likelihood_key(question, choices, context) for question, choices in items]
     todo = [place for place, key in enumerate(keys) if key not in notebook]
     task.advance(len(items) - len(todo))
     if todo:
