@@ -90,7 +90,9 @@ def proportion(successes: float, n: int) -> Measure:
     share, scale = successes / n, 1 + z * z / n
     middle = (share + z * z / (2 * n)) / scale
     half = z / scale * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Measure(share, n, max(0.0, middle - half), min(1.0, middle + half), "share")
+    low = 0.0 if successes == 0 else max(0.0, middle - half)  # exactly, where rounding leaves 3e-17
+    high = 1.0 if successes == n else min(1.0, middle + half)
+    return Measure(share, n, low, high, "share")
 
 
 def bootstrap(
