@@ -33,9 +33,7 @@ def scorecard_tables(card: Card) -> list[Table]:
 
 
 def _table(title: str, card: Card, models: Sequence[str]) -> Table:
-    rows = [
-        [metric, *_shared(row, models), *(_cell(row.get(name)) for name in models)] for metric, row in card.items()
-    ]
+    rows = [[metric, *_shared(row, models), *(_cell(row.get(name)) for name in models)] for metric, row in card.items()]
     return title, ["metric", "unit", "n", *models], rows
 
 
