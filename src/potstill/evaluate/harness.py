@@ -1,7 +1,7 @@
 """The field's own numbers: lm-evaluation-harness on the student's Transformers checkpoint.
 
 In:  a checkpoint folder, names of the harness's tasks.
-Out: task → metric → value, as the harness gives them; `lm-eval.json` beside the scorecard.
+Out: task → metric → value, as the harness gives them.
 Does not know: our own measures.
 
 What is scored here is not the GGUF that ships but the checkpoint it was made from: the harness reads no GGUF by itself.
@@ -20,7 +20,7 @@ def harness_scores(checkpoint: Path, tasks: Sequence[str], limit: int | None = N
     """Run tasks of lm-evaluation-harness.
 
     Args:
-        checkpoint: a Transformers folder. tasks: as in `lm-eval ls tasks`. limit: items of each; all if None.
+        checkpoint: a Transformers folder. tasks: as in `lm-eval ls tasks`, or YAML files of your own. limit: items of each; all if None.
 
     Raises: Problem where the harness is not installed, knows no such task, or cannot fetch its data.
     """
@@ -30,7 +30,7 @@ def harness_scores(checkpoint: Path, tasks: Sequence[str], limit: int | None = N
     except ImportError:
         raise Problem("lm-evaluation-harness is not installed", "pip install 'potstill[lm-eval]'") from None
     manager = TaskManager()
-    unknown = [task for task in tasks if not manager.match_tasks([task])]
+    unknown = [task for task in tasks if not Path(task).is_file() and not manager.match_tasks([task])]
     if unknown:
         raise Problem(f"lm-evaluation-harness knows no task {', '.join(unknown)}", "`lm-eval ls tasks` lists them all.")
     try:
