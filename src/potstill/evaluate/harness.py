@@ -20,7 +20,9 @@ def harness_scores(checkpoint: Path, tasks: Sequence[str], limit: int | None = N
     """Run tasks of lm-evaluation-harness.
 
     Args:
-        checkpoint: a Transformers folder. tasks: as in `lm-eval ls tasks`, or YAML files of your own. limit: items of each; all if None.
+        checkpoint: a Transformers folder.
+        tasks: as in `lm-eval ls tasks`, or YAML files of your own.
+        limit: items of each; all if None.
 
     Raises: Problem where the harness is not installed, knows no such task, or cannot fetch its data.
     """
