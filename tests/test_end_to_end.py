@@ -296,7 +296,6 @@ def test_the_other_road_arrives_as_well(place: Path) -> None:
 def test_evaluated_again_from_nothing_the_quality_scores_are_the_same(finished: Run, place: Path) -> None:
     folder = copy_up_to(finished.folder, "evaluate", place / "again")
     run = Run(folder, finished.recipe, place / "another-home", Said())
-    write_json(run.home / "hashes.json", {})
     pipeline.run_stage(run, "evaluate")
     cards = [read_json(one / "evaluate" / "scorecard.json") for one in (finished.folder, folder)]
     timed = ("speed", "memory", "stream.gap", "stream.characters", "energy")

@@ -238,13 +238,13 @@ def _measure_here(job: dict[str, Any]) -> SpeedSample:
         engine.reply(_WARM_UP, greedy, ignore_end=True)
         before = energy_joules()
         replies = [engine.reply(messages, greedy, ignore_end=True) for messages in job["conversations"]]
-        after = energy_joules()
+        after, steady_mb = energy_joules(), resident_memory_mb()
         return SpeedSample(
             load_s=load_s,
             first_token_ms=tuple(1000 * reply.first_token_s for reply in replies),
             decode_tok_s=tuple((length - 1) / (reply.seconds - reply.first_token_s) for reply in replies),
-            peak_mb=peak_memory_mb(),
-            steady_mb=resident_memory_mb(),
+            peak_mb=max(peak_memory_mb(), steady_mb),  # the kernel's own peak may lag by a page
+            steady_mb=steady_mb,
             gaps_ms=tuple(tuple(1000 * gap for gap in _gaps(reply)) for reply in replies),
             characters_s=tuple(_characters_s(reply) for reply in replies),
             joules_per_token=None if before is None or after is None else (after - before) / (length * len(replies)),
