@@ -58,6 +58,17 @@ def conversation(opened: list[Parrot]) -> Conversation:
 def ignore(_: str) -> None: ...
 
 
+@pytest.mark.parametrize(("marks", "shown"), [("keep", "你好,世界!"), ("full", "你好，世界！"), ("half", "你好,世界!")])
+def test_marks_are_changed_in_what_is_shown_only(conversation: Conversation, marks: chat.Marks, shown: str) -> None:
+    conversation.marks = marks
+    pieces: list[str] = []
+
+    conversation.ask("你好,世界!", pieces.append)
+
+    assert "".join(pieces) == shown
+    assert conversation.messages[-1]["content"] == "你好,世界!"
+
+
 def test_an_answer_is_streamed_and_remembered(conversation: Conversation, opened: list[Parrot]) -> None:
     pieces: list[str] = []
     assert conversation.ask("hello", pieces.append) == 0

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 
@@ -22,7 +22,10 @@ from potstill.recipe import AnswersSection, EvaluateSection
 
 if TYPE_CHECKING:
     from potstill.models.engine import Engine, Sampling, Threads
+    from potstill.punctuation.stream import Stream
 
+Marks = Literal["full", "half", "keep"]
+"""Punctuation of Chinese text in what is shown: made full-width, made half-width, or left as the model writes it."""
 HELP = "/reset forgets the conversation · /model NAME switches ({names}) · /quit leaves · Ctrl-C stops an answer"
 
 
@@ -31,13 +34,15 @@ class Conversation:
     """One conversation with one model at a time, within a bounded context.
 
     Args:
-        models: name → what finds its GGUF. open_engine: loads one. sampling: how it answers.
+        models: name → what finds its GGUF. open_engine: loads one. sampling: how it answers. marks: of what is shown;
+        the model is told what it said itself.
     """
 
     models: Mapping[str, Callable[[], Path]]
     open_engine: Callable[[Path], Engine]
     sampling: Sampling
     current: str
+    marks: Marks = "keep"
     engine: Engine | None = None
     messages: list[dict[str, str]] = field(default_factory=list)
 
@@ -61,11 +66,14 @@ class Conversation:
         dropped = self._make_room(asked)
         answer = self.engine.stream(asked, self.sampling)
         pieces: list[str] = []
+        shown = _filter(self.marks)
         try:
             for piece in answer:
                 pieces.append(piece)
-                write(piece)
+                write(shown.feed(piece) if shown else piece)
         finally:
+            if shown:
+                write(shown.close())
             # An answer that was stopped still belongs to the conversation.
             self.messages = [*asked, {"role": "assistant", "content": "".join(pieces)}]
         return dropped
@@ -87,9 +95,24 @@ class Conversation:
             self.engine = None
 
 
-def talk(place: Path, once: str | None, threads: int | None) -> None:
-    """Chat until /quit, or ask one question and leave. Raises: Problem for a place without models."""
+def _filter(marks: Marks) -> Stream | None:
+    if marks == "keep":
+        return None
+    from potstill.punctuation import FullWidth, HalfWidth
+
+    return FullWidth() if marks == "full" else HalfWidth()
+
+
+def talk(place: Path, once: str | None, threads: int | None, marks: Marks | None = None) -> None:
+    """Chat until /quit, or ask one question and leave.
+
+    Args:
+        marks: None: full-width for a pack, as the model writes them elsewhere.
+
+    Raises: Problem for a place without models.
+    """
     from potstill.models.engine import Engine, Sampling
+    from potstill.pack import find_pack_model
 
     answers, evaluate = AnswersSection.model_validate({}), EvaluateSection.model_validate({})
     models = find_models(place)
@@ -105,7 +128,9 @@ def talk(place: Path, once: str | None, threads: int | None) -> None:
     def open_engine(gguf: Path) -> Engine:
         return Engine(gguf, context=evaluate.context, slots=1, threads=_threads(gguf, threads, quick=once is not None))
 
-    conversation = Conversation(models, open_engine, sampling, next(iter(models)))
+    packed = not place.is_file() and find_pack_model(place) is not None
+    marks = marks or ("full" if packed else "keep")
+    conversation = Conversation(models, open_engine, sampling, next(iter(models)), marks)
     try:
         if once is not None:
             conversation.ask(once, _write)
@@ -117,13 +142,18 @@ def talk(place: Path, once: str | None, threads: int | None) -> None:
 
 
 def find_models(place: Path) -> dict[str, Callable[[], Path]]:
-    """Models to talk to: a GGUF alone; or a run's shipped student first, its other types, and the teacher.
+    """Models to talk to: a GGUF or a pack alone; or a run's shipped student first, its other types, and the teacher.
 
     The teacher is looked for when it is asked for: it may have to be fetched, or be out of reach.
     Raises: Problem where nothing is exported yet.
     """
+    from potstill.pack import find_pack_model
+
     if place.is_file():
         return {place.stem: lambda: place}
+    packed = find_pack_model(place)
+    if packed is not None:
+        return {packed.stem: lambda: packed}
     from potstill.export import gguf_path
     from potstill.models.teacher import find_teacher
     from potstill.run import open_run
