@@ -20,8 +20,8 @@ from typing import Any
 from playwright.sync_api import Browser, Page, sync_playwright
 
 QUESTIONS = {
-    "en": "Write a Python function that tells whether a word is a palindrome.",
-    "zh": "用 Python 写一个判断回文的函数。",
+    "en": "Why do the leaves of my mint turn yellow? Name a few reasons.",
+    "zh": "阳台上的薄荷叶子发黄，可能是什么原因？简单说几点。",
 }
 SIZES: dict[str, dict[str, Any]] = {
     "1280": {"viewport": {"width": 1280, "height": 800}},
@@ -75,8 +75,7 @@ def ask(page: Page, question: str) -> None:
     """Ask, and wait until every answer on the page is finished."""
     page.locator("#question").fill(question)
     page.locator("#question").press("Enter")
-    page.locator("#send").wait_for(state="hidden")
-    page.locator("#send").wait_for(state="visible", timeout=LONGEST_ANSWER_MS)
+    page.locator("[aria-busy]").first.wait_for(state="detached", timeout=LONGEST_ANSWER_MS)
 
 
 def every_page(browser: Browser, address: str, folder: Path) -> None:

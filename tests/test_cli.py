@@ -18,7 +18,7 @@ from potstill.run import Run, write_json
 
 VERBS = {
     "run", "check", "schema", "teachers", "status", "prompts", "answers", "vocab", "signals", "prune", "distill",
-    "export", "evaluate", "report", "chat",
+    "export", "evaluate", "report", "chat", "serve", "pack", "install", "soak",
 }  # fmt: skip
 
 
@@ -94,6 +94,12 @@ def test_help_loads_nothing_heavy(code: str) -> None:
         (["signals", "nowhere", "--verify"], "is not a run folder"),
         (["chat", "."], "is not a run folder"),
         (["chat", "nowhere.gguf"], "nowhere.gguf"),
+        (["serve", "nowhere.gguf"], "nowhere.gguf"),
+        (["serve", "noise.gguf", "--host", "0.0.0.0"], "no API key is set"),
+        (["serve", "noise.gguf", "--port", "99999"], "--port"),
+        (["pack", "nowhere"], "is not a run folder"),
+        (["install", "nowhere"], "nowhere"),
+        (["soak", "noise.gguf"], "noise.gguf"),
         (["chat", "noise.gguf", "--once", "hi"], "noise.gguf"),
         (["chat", "empty.gguf", "--once", "hi"], "empty.gguf"),
     ],

@@ -15,6 +15,8 @@ from typing import Annotated, Any
 
 import typer
 
+from potstill.cli_use import progress as _progress
+from potstill.cli_use import register
 from potstill.problem import Problem
 
 app = typer.Typer(
@@ -31,6 +33,7 @@ RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, su
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 INTERRUPTED = 130
 """What Typer makes of Ctrl-C."""
+register(app)
 
 
 def main() -> None:
@@ -235,23 +238,6 @@ def evaluate(
         raise typer.Exit(_show_verdict(opened))
 
 
-@app.command()
-def chat(
-    model: Annotated[Path, typer.Argument(metavar="RUN|GGUF", help="A run folder, or a GGUF file.")],
-    once: Annotated[str | None, typer.Option(help="Ask this one question, print the answer, leave.")] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Threads that write; chosen by a short probe if not given.")
-    ] = None,
-) -> None:
-    """Talk to a model in the terminal.  /reset forgets, /model teacher switches, /quit leaves.
-
-    Example:  potstill chat runs/demo --once "怎么煮米饭？"
-    """
-    from potstill.chat import talk
-
-    talk(model, once, threads)
-
-
 def minutes(text: str) -> float:
     """Minutes from `90s`, `10m`, `1.5h` or a plain number of minutes. Raises: Problem."""
     units = {"s": 1 / 60, "m": 1.0, "h": 60.0}
@@ -263,14 +249,6 @@ def minutes(text: str) -> float:
     if not 0 < value < float("inf"):
         raise Problem(f"--budget {text} is not a time", "Write it like 90s, 10m or 1.5h.")
     return value
-
-
-def _progress() -> Any:
-    from rich.console import Console
-
-    from potstill.terminal import TerminalProgress
-
-    return TerminalProgress(Console(stderr=True))
 
 
 def _existing(folder: Path) -> Path:

@@ -89,6 +89,11 @@ class Writing:
     future: Future[Reply]
     _stop: threading.Event
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it was told to end."""
+        return self._stop.is_set()
+
     def stop(self) -> None:
         """End it at the next token, or before it begins; `future` is done when nothing runs any more."""
         self._stop.set()

@@ -89,7 +89,16 @@ class Engine:
     Any thread may call it; more than `slots` conversations at a time wait for each other.
     """
 
-    def __init__(self, gguf: Path, *, context: int, slots: int, threads: Threads, check: bool = True) -> None:
+    def __init__(
+        self,
+        gguf: Path,
+        *,
+        context: int,
+        slots: int,
+        threads: Threads,
+        check: bool = True,
+        stride: int | None = None,
+    ) -> None:
         """Load a model.
 
         Args:
@@ -98,6 +107,8 @@ class Engine:
             slots: conversations that are written at the same time.
             threads: `waiting` counts only where it is the first choice in this process (see `waiting`).
             check: False where the caller has checked the file already (the check imports numpy: 22 MB).
+            stride: prompt tokens read at a time; between two strides a request can be stopped. None: as
+                llama.cpp likes it, which reads any prompt of usual length in one go.
 
         Raises: Problem where the file is missing, damaged or of a kind llama.cpp doesn't know, or where
             `context` is more than the model was trained for.
@@ -105,6 +116,7 @@ class Engine:
         if min(context, slots, threads.decode, threads.prefill) < 1:
             raise ValueError("context, slots and threads are at least 1")
         self.gguf, self.context, self.slots, self.threads = gguf, context, slots, threads
+        self._stride = stride
         self._stop = threading.Event()
         self._workers = ThreadPoolExecutor(slots, thread_name_prefix="potstill-engine")
         if check:
@@ -256,6 +268,7 @@ class Engine:
             "repeat_penalty": sampling.repeat_penalty,
             "repeat_last_n": PENALTY_WINDOW,
             "stop": list(sampling.stop),
+            "return_progress": self._stride is not None,  # an event for every stride, at which it can be stopped
             **wishes.fields(),
         }
 
@@ -298,6 +311,8 @@ class Engine:
         parameters.n_parallel = self.slots
         parameters.cpuparams.n_threads = self.threads.decode
         parameters.cpuparams_batch.n_threads = self.threads.prefill
+        if self._stride is not None:
+            parameters.n_batch = max(self._stride, self.slots)
         parameters.hostnames = [str(self._socket.path)]
         parameters.n_threads_http = 1
         parameters.endpoint_metrics = True

@@ -1,0 +1,149 @@
+"""The verbs for those who use a model rather than make one: chat, serve, pack, install, soak.
+
+In:  what was typed.
+Out: commands on the app of `cli`.
+Does not know: how anything is done. Heavy imports happen inside the verb that needs them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Model = Annotated[Path, typer.Argument(metavar="RUN|PACK|GGUF", help="A run folder, a pack (or its name), or a GGUF.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    for verb in (chat, serve, pack, install, soak):
+        app.command()(verb)
+
+
+def progress() -> Any:
+    """Bars and lines on stderr."""
+    from rich.console import Console
+
+    from potstill.terminal import TerminalProgress
+
+    return TerminalProgress(Console(stderr=True))
+
+
+def chat(
+    model: Model,
+    once: Annotated[str | None, typer.Option(help="Ask this one question, print the answer, leave.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads that write; chosen by a short probe if not given.")
+    ] = None,
+    marks: Annotated[
+        str | None,
+        typer.Option(help="Punctuation of Chinese text: full, half or keep. Full for packs, else as it is written."),
+    ] = None,
+) -> None:
+    """Talk to a model in the terminal.  /reset forgets, /model teacher switches, /quit leaves.
+
+    Example:  potstill chat runs/demo --once "怎么煮米饭？"
+    """
+    from typing import get_args
+
+    from potstill.chat import Marks, talk
+    from potstill.problem import Problem
+
+    if marks is not None and marks not in get_args(Marks):
+        raise Problem(f"--marks {marks}: there is no such choice", f"Choose from: {', '.join(get_args(Marks))}.")
+    talk(model, once, threads, marks)  # type: ignore[arg-type]
+
+
+def serve(
+    model: Model,
+    host: Annotated[str, typer.Option(help="Address to listen on; but for loopback, with --api-key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes any free one.")] = 8080,
+    slots: Annotated[int, typer.Option(help="Answers written at the same time.")] = 2,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="POTSTILL_API_KEY", help="Clients must send it as a bearer token.")
+    ] = None,
+    rating: Annotated[
+        Path | None, typer.Option(metavar="TOML", help="Models and questions of a blind rating, for /operate.")
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option(help="A name this server may be called by, beside localhost. May be repeated.")
+    ] = None,
+    log_text: Annotated[bool, typer.Option("--log-text", help="Write questions and answers into the log.")] = False,
+) -> None:
+    """A chat page at /, two models side by side at /compare, an OpenAI-compatible API at /v1, /health and /metrics.
+
+    Example:  potstill serve runs/demo --port 8080
+    """
+    from pydantic import ValidationError
+
+    from potstill.problem import Problem
+    from potstill.serve import Settings
+    from potstill.serve import serve as run_server
+
+    given = {
+        **{"host": host, "port": port, "slots": slots, "api_key": api_key, "rating": rating},
+        **{"allowed_hosts": tuple(allowed_host or ()), "log_text": log_text},
+    }
+    try:
+        settings = Settings.model_validate(given)
+    except ValidationError as error:
+        told = "; ".join(f"--{mistake['loc'][0]}: {mistake['msg']}" for mistake in error.errors())
+        raise Problem(told.replace("_", "-"), "See potstill serve --help.") from None
+    run_server(model, settings, typer.echo)
+
+
+def pack(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.")],
+    out: Annotated[Path, typer.Option(help="Folder to put the packs in.")] = Path("packs"),
+    kind: Annotated[list[str] | None, typer.Option(help="base or pro; both if not given.")] = None,
+    version: Annotated[str, typer.Option(help="Version, part of the packs' names.")] = "1",
+    licence: Annotated[Path | None, typer.Option(help="Licence text, where the teacher's is not Apache-2.0.")] = None,
+) -> None:
+    """What a stranger needs: the GGUF, a manifest with hashes, a model card with the scorecard, how to run it.
+
+    Example:  potstill pack runs/demo --out packs
+    """
+    from potstill.pack import KINDS
+    from potstill.pack import pack as make
+    from potstill.problem import Problem
+    from potstill.run import open_run
+
+    unknown = [one for one in kind or () if one not in KINDS]
+    if unknown:
+        raise Problem(f"--kind {unknown[0]}: there is no such pack", f"Choose from: {', '.join(KINDS)}.")
+    kinds = [one for one in KINDS if not kind or one in kind]
+    for folder in make(open_run(run, progress=progress()), out, kinds, version=version, licence=licence):
+        typer.echo(f"{folder}   potstill install {folder}")
+
+
+def install(
+    source: Annotated[str, typer.Argument(metavar="PACK", help="A pack's folder, or its http(s) address.")],
+) -> None:
+    """Fetch a pack, verify every file, put it under POTSTILL_HOME; an interrupted download goes on.
+
+    Example:  potstill install packs/demo-base-1   then:  potstill chat demo-base-1
+    """
+    from potstill.pack import install as fetch
+    from potstill.run import default_home
+
+    typer.echo(f"potstill chat {fetch(source, default_home(), progress()).name}")
+
+
+def soak(
+    model: Model,
+    hours: Annotated[float, typer.Option(help="How long to talk.")] = 0.5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+) -> None:
+    """Hold conversations at random for hours, and see whether memory grows. Ctrl-C ends it with what was seen.
+
+    The exit code is 0 where nothing failed and no growth was shown, else 1.
+    Example:  potstill soak runs/demo --hours 0.5
+    """
+    from potstill.chat import find_models
+    from potstill.soak import soak as talk_for
+
+    report = talk_for(next(iter(find_models(model).values()))(), hours, progress())
+    typer.echo(json.dumps(report.to_json(), indent=1) if as_json else "\n".join(report.lines()))
+    raise typer.Exit(0 if report.steady else 1)

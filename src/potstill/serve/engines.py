@@ -1,0 +1,160 @@
+"""Models in memory: loaded when first asked for, a few at a time, closed when nobody needs them.
+
+In:  names, and what finds each one's GGUF.
+Out: engines on loan. One on loan is never closed.
+Does not know: who asks, what is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar, cast
+
+from potstill.models.engine import Engine
+
+Result = TypeVar("Result")
+
+FAREWELL_S = 1.0
+"""How long the end of a server waits for a model that is being loaded."""
+
+
+@dataclass
+class _Loaded:
+    engine: Engine
+    users: int = 0
+    used: float = field(default_factory=time.monotonic)
+
+
+class Engines:
+    """At most `limit` engines; every call comes from one event loop, the slow work is done in threads.
+
+    Args:
+        models: name → what finds its GGUF, which may take long.
+        open_engine: loads one.
+        limit: engines in memory at once, those on loan included.
+    """
+
+    def __init__(
+        self, models: Mapping[str, Callable[[], Path]], open_engine: Callable[[Path], Engine], limit: int
+    ) -> None:
+        self._models, self._open, self._limit = models, open_engine, limit
+        self._loaded: OrderedDict[str, _Loaded] = OrderedDict()  # the one unused for longest stands first
+        self._loading: dict[str, asyncio.Task[None]] = {}
+        self._one_at_a_time = asyncio.Lock()
+        self._returned = asyncio.Event()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every model there is, in the order in which they are offered."""
+        return tuple(self._models)
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Names of those in memory, the one used last at the end."""
+        return tuple(self._loaded)
+
+    async def take(self, name: str) -> Engine:
+        """Borrow a model, loading it if need be; `give_back` it afterwards.
+
+        Raises: whatever finding or loading it raised, to all who wait for it.
+        """
+        while name not in self._loaded:
+            task = self._loading.get(name)
+            if task is None:
+                task = self._loading[name] = asyncio.create_task(self._load(name))
+                task.add_done_callback(_look_at)
+            await asyncio.shield(task)  # it goes on for the others when this one goes
+        return self._lend(name)
+
+    def take_if_loaded(self, name: str) -> Engine | None:
+        """Borrow a model that is in memory; None where it isn't."""
+        return self._lend(name) if name in self._loaded else None
+
+    def give_back(self, name: str) -> None:
+        """The end of a loan."""
+        if entry := self._loaded.get(name):  # absent only where the server has ended meanwhile
+            entry.users -= 1
+            entry.used = time.monotonic()
+            self._returned.set()
+
+    async def close_unused(self, seconds: float) -> None:
+        """Close what nobody has used for so long."""
+        before = time.monotonic() - seconds
+        for name in [name for name, entry in self._loaded.items() if not entry.users and entry.used <= before]:
+            await self._close(name)
+
+    async def close(self) -> None:
+        """Close everything; what is on loan ends its writing first."""
+        if self._loading:
+            await asyncio.wait(list(self._loading.values()), timeout=FAREWELL_S)
+        for name in self.loaded:
+            await self._close(name)
+
+    def _lend(self, name: str) -> Engine:
+        entry = self._loaded[name]
+        entry.users += 1
+        self._loaded.move_to_end(name)
+        return entry.engine
+
+    async def _load(self, name: str) -> None:
+        try:
+            gguf = await _in_thread(self._models[name])  # it may have to be fetched: the others need not wait for that
+            async with self._one_at_a_time:
+                await self._make_room()
+                self._loaded[name] = _Loaded(await _in_thread(lambda: self._open(gguf)))
+        finally:
+            del self._loading[name]
+
+    async def _make_room(self) -> None:
+        while len(self._loaded) >= self._limit:
+            idle = [name for name, entry in self._loaded.items() if not entry.users]
+            if idle:
+                await self._close(idle[0])
+            else:
+                self._returned.clear()
+                await self._returned.wait()
+
+    async def _close(self, name: str) -> None:
+        entry = self._loaded.pop(name, None)
+        if entry is not None:
+            await asyncio.to_thread(entry.engine.close)
+
+
+def _in_thread(work: Callable[[], Result]) -> asyncio.Future[Result]:
+    """Run `work` in a thread that the end of the process does not wait for: it may be fetching a model."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Result] = loop.create_future()
+
+    def settle(result: Result | None, error: BaseException | None) -> None:
+        if future.cancelled():
+            if isinstance(result, Engine):
+                result.close()
+        elif error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(cast(Result, result))
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = work()
+        except BaseException as failure:
+            error = failure
+        with suppress(RuntimeError):  # the loop has ended meanwhile; an engine is closed at exit
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, name="potstill-load", daemon=True).start()
+    return future
+
+
+def _look_at(task: asyncio.Task[None]) -> None:
+    """So that asyncio does not complain where everybody who waited has gone."""
+    if not task.cancelled():
+        task.exception()

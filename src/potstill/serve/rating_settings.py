@@ -1,0 +1,82 @@
+"""What the operator of a blind rating asks for: two models and the questions, as a TOML file.
+
+In:  a TOML file written by a person; the names of the models at hand.
+Out: frozen `RatingSettings`, or one `Problem` that lists every mistake.
+Does not know: raters, answers, how anything is stored or shown.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from potstill.problem import Problem
+
+Question = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
+EXAMPLE = 'Write: models = ["student", "teacher"] and questions = ["…", "…"], ten of them.'
+
+
+class RatingSettings(BaseModel):
+    """A blind rating: every rater reads one answer of each model to every question, side by side."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    models: tuple[str, str] = Field(description="The two models, by the names this server offers.")
+    questions: tuple[Question, ...] = Field(
+        min_length=1, max_length=50, description="One for each turn; each stands alone. Ten is the published number."
+    )
+    raters_per_conversation: int = Field(
+        2, ge=1, le=1000, description="Raters who read the same answers. From 2 on, their agreement can be measured."
+    )
+    characters_per_second: float = Field(
+        24.0, gt=0.0, le=10000.0, description="Pace at which either answer appears; the same whoever wrote it."
+    )
+    max_tokens: int = Field(320, ge=8, le=4096, description="Longest answer, in a model's tokens.")
+
+    @model_validator(mode="after")
+    def _two_of_a_kind(self) -> Self:
+        if self.models[0] == self.models[1]:
+            raise ValueError("models: two different ones are compared")
+        if len(set(self.questions)) < len(self.questions):
+            raise ValueError("questions: one of them is there twice")
+        return self
+
+
+def load_rating_settings(path: Path, offered: Collection[str]) -> RatingSettings:
+    """Read and validate the file. Raises: Problem naming every mistake, or a model that is not `offered`."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Problem(f"{path}: no such file", EXAMPLE) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Problem(f"{path}: cannot be read ({error})", "Give a UTF-8 text file in TOML.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise Problem(f"{path}: not valid TOML: {error}", "Mend that place and try again.") from None
+    settings = _validated(path, data)
+    if unknown := [name for name in settings.models if name not in offered]:
+        raise Problem(f"{path}: there is no model {unknown[0]!r} here", f"Choose two of: {', '.join(offered)}.")
+    return settings
+
+
+def _validated(path: Path, data: dict[str, Any]) -> RatingSettings:
+    try:
+        return RatingSettings.model_validate_json(json.dumps(data, default=str), strict=True)
+    except ValidationError as error:
+        lines = [f"  {_mistake(dict(item))}" for item in error.errors()]
+        count = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
+        raise Problem(f"{path}: {count}\n" + "\n".join(lines), EXAMPLE) from None
+
+
+def _mistake(item: dict[str, Any]) -> str:
+    place = ".".join(str(key + 1) if isinstance(key, int) else key for key in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"{place}: unknown key; known here: {', '.join(RatingSettings.model_fields)}"
+    if item["type"] == "missing":
+        return f"{place}: missing"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    return f"{place}: {message[:1].lower()}{message[1:]}" if place else message
