@@ -14,7 +14,7 @@ from potstill.pipeline import STAGES, Stage, fingerprints, run_all, run_stage, s
 from potstill.problem import Problem
 from potstill.progress import Silent, Task
 from potstill.recipe import Recipe, validate_recipe
-from potstill.run import Run, write_json
+from potstill.run import Run, open_run, write_json
 
 ALL = [stage.name for stage in STAGES]
 
@@ -221,6 +221,22 @@ def test_a_stage_asked_for_is_done_again(run: Run) -> None:
     run_stage(run, "export")
     assert said(run) == ["[export]"]
     assert {state.state for state in states(run)} == {"done"}
+
+
+def test_other_settings_of_a_stage_count_once_it_is_done(run: Run, recipe: Recipe, monkeypatch: Any) -> None:
+    run_all(run)
+    run.recipe = changed(recipe, "evaluate", few=True)
+    with monkeypatch.context() as failing:
+        failing.setattr(Stage, "work", lambda *_: (_ for _ in ()).throw(Problem("no", "yes")))
+        with pytest.raises(Problem):
+            run_stage(run, "evaluate")
+    assert {state.state for state in states(open_run(run.folder, run.home))} == {"done"}
+
+    run_stage(run, "evaluate")
+
+    again = open_run(run.folder, run.home)
+    assert again.recipe.evaluate.few
+    assert {state.name: state.state for state in states(again)} == dict.fromkeys(ALL, "done") | {"report": "stale"}
 
 
 def test_a_failing_stage_leaves_the_earlier_ones(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,6 @@ RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, su
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 INTERRUPTED = 130
 """What Typer makes of Ctrl-C."""
-register(app)
 
 
 def main() -> None:
@@ -236,6 +235,9 @@ def evaluate(
     _show_scorecard(run, as_json)
     if gate:
         raise typer.Exit(_show_verdict(opened))
+
+
+register(app)
 
 
 def minutes(text: str) -> float:

@@ -145,8 +145,8 @@ def run_stage(run: Run, name: str) -> None:
                 f"`{name}` reads {', '.join(f'`{needed}` ({standing[needed]})' for needed in unready)}",
                 f"potstill {unready[0]} {run.folder}",
             )
-        run.keep_recipe()  # a stage may have been asked for with other settings than the run began with
         _build(run, stage, fingerprints(run)[name], standing[name])
+        run.keep_recipe()  # a stage may have been asked for with other settings than the run began with
 
 
 def _build(run: Run, stage: Stage, fingerprint: str, state: str) -> None:
