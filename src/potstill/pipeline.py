@@ -62,7 +62,7 @@ STAGES = (
         lambda r: [r.signals, r.teacher, r.teacher_layers(), _stored_temperatures(r)],
     ),
     Stage("prune", "prune", ("vocab", "signals"), lambda r: [r.prune, r.teacher, r.signals.batch_tokens]),
-    Stage("distill", "distill", ("prune", "signals"), lambda r: [r.distill, r.seed], format=2),
+    Stage("distill", "distill", ("prune", "signals"), lambda r: [r.distill, r.seed], format=3),
     Stage("export", "export", ("distill", "vocab"), lambda r: [r.export, r.name]),
     Stage("evaluate", "evaluate", ("answers", "signals", "prune", "distill", "export"), lambda r: r.evaluate, format=5),
     Stage(

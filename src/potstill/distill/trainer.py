@@ -187,9 +187,12 @@ class DistillTrainer(Trainer):
     def _student_states(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, dict[int, Tensor]]:
         """The last state [N, d] at the answer rows, and the middle states of paired layers, [N, d] each."""
         wanted = bool(self.match.pairs)
-        output = body(self.accelerator.unwrap_model(model))(
-            input_ids=inputs["input_ids"], use_cache=False, output_hidden_states=wanted
-        )
+        ids = inputs["input_ids"]
+        # Accelerate puts autocast around the whole model's forward, which is not what is called here.
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.args.bf16):
+            output = body(self.accelerator.unwrap_model(model))(
+                input_ids=ids, use_cache=False, output_hidden_states=wanted
+            )
         rows = inputs["rows"]
 
         def at_rows(states: Tensor) -> Tensor:
