@@ -44,33 +44,29 @@ def build_router(pool: Pool, settings: Settings, metrics: Metrics) -> APIRouter:
 
 
 def _add_answers(router: APIRouter, pool: Pool, settings: Settings) -> None:
-    @router.post("/v1/chat/completions", response_class=JSONResponse)
-    async def chat(body: ChatRequest, request: Request) -> Response:
-        """Answer a conversation."""
+    def answered(
+        body: ChatRequest | CompletionRequest, shape: type[ChatShape] | type[TextShape], request: Request
+    ) -> Response:
         order = body.order(settings.max_tokens)
         return AnswerResponse(
             pool,
             order,
             client_of(request.scope),
-            ChatShape(body.model, order.wishes.logprobs),
+            shape(body.model, order.wishes.logprobs),
             streamed=bool(body.stream),
             with_usage=body.include_usage,
             log_text=settings.log_text,
         )
 
+    @router.post("/v1/chat/completions", response_class=JSONResponse)
+    async def chat(body: ChatRequest, request: Request) -> Response:
+        """Answer a conversation."""
+        return answered(body, ChatShape, request)
+
     @router.post("/v1/completions", response_class=JSONResponse)
     async def complete(body: CompletionRequest, request: Request) -> Response:
         """Write a plain text on."""
-        order = body.order(settings.max_tokens)
-        return AnswerResponse(
-            pool,
-            order,
-            client_of(request.scope),
-            TextShape(body.model, order.wishes.logprobs),
-            streamed=bool(body.stream),
-            with_usage=body.include_usage,
-            log_text=settings.log_text,
-        )
+        return answered(body, TextShape, request)
 
 
 def _add_models(router: APIRouter, pool: Pool) -> None:
