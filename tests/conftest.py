@@ -7,6 +7,7 @@ Does not know: any single test.
 
 from __future__ import annotations
 
+import faulthandler
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from potstill.progress import Silent
 from tiny import build_tokenizer, save_checkpoint
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    """A thread that keeps Python from ending is named after a minute, instead of holding CI for hours."""
+    faulthandler.dump_traceback_later(60, exit=True)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from potstill.models import library
+from potstill.models.completion import Wishes
 from potstill.models.engine import Engine, Sampling, Threads, default_threads, derive_seed
 from potstill.problem import Problem
 
@@ -199,6 +202,38 @@ def test_closing_while_somebody_reads_ends_the_reading(tiny_gguf: Path) -> None:
         list(pieces)
     with pytest.raises(RuntimeError, match="closed"):
         engine.reply(QUESTIONS[0], GREEDY)
+
+
+def test_closing_while_somebody_waits_for_a_slot_ends_the_waiting(tiny_gguf: Path) -> None:
+    engine = Engine(tiny_gguf, context=512, slots=1, threads=THREADS)
+    held = threading.Event()
+    engine.write(engine.prompt_ids(QUESTIONS[0]), GREEDY, Wishes(), lambda _: held.wait(30))  # the only slot is taken
+    refusals: list[str] = []
+
+    def wait_for_a_slot() -> None:
+        with pytest.raises(RuntimeError) as refusal:
+            engine.reply(QUESTIONS[0], GREEDY)
+        refusals.append(str(refusal.value))
+
+    waiting = [threading.Thread(target=wait_for_a_slot, daemon=True) for _ in range(3)]
+    closing = threading.Thread(target=engine.close, daemon=True)
+    for thread in waiting:
+        thread.start()
+    wait_until(lambda: engine._workers._work_queue.qsize() == 3)
+    closing.start()
+    wait_until(engine._stop.is_set)
+    held.set()
+    for thread in [*waiting, closing]:
+        thread.join(20)
+
+    assert refusals == ["The answer was stopped."] * 3
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.002)
 
 
 def test_two_models_at_once(tiny_ggufs: dict[str, Path]) -> None:

@@ -58,7 +58,13 @@ def running(models: Mapping[str, Callable[[], Path]], settings: Settings) -> Ite
     app = create_app(models, settings)
     listener = open_port(settings)
     server = Server(app, settings)
-    thread = threading.Thread(target=server.run, args=([listener],))
+    ended: list[str] = []
+
+    def serve() -> None:
+        server.run([listener])
+        ended.append("in order")
+
+    thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     try:
         wait_until(lambda: server.started)
@@ -66,4 +72,4 @@ def running(models: Mapping[str, Callable[[], Path]], settings: Settings) -> Ite
     finally:
         server.stop()
         thread.join(20)
-        assert not thread.is_alive()
+        assert ended == ["in order"], "the server did not end, or died while tests were talking to it"

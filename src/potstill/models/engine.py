@@ -140,8 +140,9 @@ class Engine:
     def close(self) -> None:
         """Stop what is being written and give the memory back. Safe to call twice."""
         self._stop.set()
-        # llama.cpp aborts the process when its server goes while a request is still waiting for it
-        self._workers.shutdown(wait=True, cancel_futures=True)
+        # llama.cpp aborts the process when its server goes while a request is still waiting for it. What has not
+        # begun is left to the workers to refuse: futures that `shutdown` cancels never wake those who `wait` for them.
+        self._workers.shutdown(wait=True)
         self._server = None
         _open_engines.discard(self)
         self._socket.close()
@@ -286,6 +287,8 @@ class Engine:
         started: float | None,
     ) -> Reply:
         """One request, in a worker: in the main thread, llama.cpp's callback would swallow Ctrl-C."""
+        if self._stop.is_set():
+            raise RuntimeError("The answer was stopped.")
         begin = time.perf_counter() if started is None else started
         answer = Answer(on_piece, lambda: stop.is_set() or self._stop.is_set(), begin)
         self._server.handle_completions(request, answer.take)

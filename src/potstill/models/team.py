@@ -48,7 +48,7 @@ class Team:
 
     def close(self) -> None:
         """Stop what is being written and give the memory back. Safe to call twice."""
-        self._workers.shutdown(wait=False, cancel_futures=True)
+        self._workers.shutdown(wait=False)
         self._engines.close()
         self._workers.shutdown(wait=True)
 
