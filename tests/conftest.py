@@ -11,10 +11,13 @@ import faulthandler
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from potstill.progress import Silent
 from tiny import build_tokenizer, save_checkpoint
+
+torch.set_num_threads(1)  # tiny models: several threads only wait for each other
 
 
 @pytest.hookimpl(trylast=True)

@@ -11,6 +11,7 @@ from potstill.machine import Machine
 from potstill.problem import Problem
 from potstill.prompts import golden
 from potstill.recipe import Recipe, validate_recipe
+from tiny import save_phi3
 
 MACHINE = Machine(2, 16_000.0, 50_000.0, 100.0, 200.0, 20.0)
 
@@ -36,7 +37,7 @@ def roomy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_row_is_there() -> None:
     found = rows(recipe_with())
-    assert {"prompts", "tokens read", "disk, run folder", "memory", "minutes", "this machine"} == set(found)
+    assert {"prompts", "tokens read", "student", "disk, run folder", "memory", "minutes", "this machine"} == set(found)
     assert found["prompts"][0] == f"{len(golden())}"
     assert "50 GB free" in found["disk, run folder"][1] and "16.0 GB available" in found["memory"][1]
     assert "2 cores" in found["this machine"][0]
@@ -129,9 +130,9 @@ def test_a_shape_given_in_full_counts_instead_of_the_target() -> None:
 
 def test_a_shape_the_default_teacher_cannot_give_is_refused(tmp_path: Path) -> None:
     for prune, said in (
-        ({"layers": 30}, "the teacher has 24"),
+        ({"layers": 30}, "there are 24"),
         ({"layers": 2, "parameters": 400_000_000}, "out of reach"),
-        ({"ffn": 6400}, "the teacher has 4864"),
+        ({"ffn": 6400}, "there are 4864"),
     ):
         with pytest.raises(Problem, match=said):
             check.refuse(recipe_with(prune=prune), tmp_path / "x", tmp_path / "home")
@@ -141,3 +142,17 @@ def test_a_shape_the_default_teacher_cannot_give_is_refused(tmp_path: Path) -> N
 
 def test_the_default_student_has_the_parameters_it_is_asked_for() -> None:
     assert check.student_parameters(recipe_with()) == pytest.approx(150e6, rel=0.02)
+
+
+def test_the_students_shape_is_told_before_it_is_cut(tmp_path: Path) -> None:
+    assert rows(recipe_with(prune={"hidden": 768, "layers": 12, "parameters": 80_000_000}))["student"] == (
+        "79.8M parameters",
+        "12 × 1376, hidden 768, 12 heads of 64 over 2, vocabulary 32768",
+    )
+    base = save_phi3(tmp_path / "phi3", weights=False)
+    shape = {"layers": 3, "hidden": 128, "ffn": 64}
+    amount, shown = rows(recipe_with(prune={"base": str(base), **shape}))["student"]
+    assert (amount, shown) == ("0.4M parameters", "3 × 64, hidden 128, 4 heads of 32, vocabulary 608")
+    assert "a guess" in rows(recipe_with(prune={"base": "microsoft/Phi-3-mini-4k-instruct"}))["student"][1]
+    with pytest.raises(Problem, match=r"prune\.hidden = 320"):
+        check.predict(recipe_with(prune={"base": str(base), **shape, "hidden": 320}), MACHINE)

@@ -120,7 +120,7 @@ SAME = {
     "signals": ("*.safetensors", "index.json"),
     "prune": ("*", "*/*"),
     "export": ("*",),
-    "evaluate": ("fidelity.json", "samples.json", "stability.json", "failures.json"),
+    "evaluate": ("fidelity.json", "samples.json", "stability.json", "failures.json", "items.json"),
 }
 """Files that are the same to the byte, killed or not; but safetensors writes its notes in any order."""
 

@@ -7,6 +7,7 @@ Does not know: how fast any machine is.
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,3 +116,21 @@ def test_energy_is_the_sum_of_the_packages(tmp_path: Path) -> None:
     assert machine.energy_joules(tmp_path / "none") is None
     write(tmp_path / "intel-rapl:1", energy_uj="unreadable")
     assert machine.energy_joules(tmp_path) is None
+
+
+@pytest.mark.skipif(machine.heap_in_use_mb() is None, reason="this C library does not tell")
+def test_the_heap_in_use_falls_when_memory_is_given_back() -> None:
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = (
+        ctypes.c_void_p,
+        [ctypes.c_size_t],
+        [ctypes.c_void_p],
+    )
+    before = machine.heap_in_use_mb()
+    taken = [libc.malloc(100_000) for _ in range(200)]
+    during = machine.heap_in_use_mb()
+    for one in taken:
+        libc.free(one)
+    after = machine.heap_in_use_mb()
+    assert before is not None and during is not None and after is not None
+    assert during - before == pytest.approx(20, abs=1) and after - before == pytest.approx(0, abs=1)

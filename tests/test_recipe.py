@@ -36,7 +36,7 @@ def test_every_mistake_is_told_at_once() -> None:
             "name": "x",
             "vocab": {"sise": 512},
             "distill": {"learning_rate": 7, "epochs": "two"},
-            "export": {"types": ["F16", "Q4_1"]},
+            "export": {"types": ["F16", "Q4_X"]},
             "prune": {"choose": "influense"},
         }
     )

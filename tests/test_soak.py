@@ -144,6 +144,27 @@ def test_a_report_without_a_slope_is_not_called_steady() -> None:
     assert "too few" in SoakReport("a.gguf", 512, 0).lines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("grows", "steady"), [((), True), (("memory_mb",), True), (("in_use_mb",), False), (("blocks",), False)]
+)
+def test_what_is_in_use_decides_not_what_the_allocator_keeps(grows: tuple[str, ...], steady: bool) -> None:
+    report = SoakReport("a.gguf", 512, 0)
+    for name in ("memory_mb", "in_use_mb", "blocks"):
+        series = noisy(200, 1.0 if name in grows else 0.0, 2.0, 3, 2)
+        getattr(report, name).extend(map(int, series) if name == "blocks" else series)
+    report.fit()
+    assert report.steady is steady
+    assert sum("it grows" in line for line in report.lines()) == len(grows)
+
+
+def test_where_the_heap_is_not_told_resident_memory_decides() -> None:
+    report = SoakReport("a.gguf", 512, 0)
+    report.memory_mb.extend(noisy(200, 1.0, 2.0, 3, 2))
+    report.blocks.extend([1000] * 200)
+    report.fit()
+    assert report.leak is None and not report.steady
+
+
 SCRIPT = """
 import sys
 from pathlib import Path

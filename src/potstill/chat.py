@@ -66,7 +66,7 @@ class Conversation:
         dropped = self._make_room(asked)
         answer = self.engine.stream(asked, self.sampling)
         pieces: list[str] = []
-        shown = _filter(self.marks)
+        shown = filter_of(self.marks)
         try:
             for piece in answer:
                 pieces.append(piece)
@@ -95,12 +95,20 @@ class Conversation:
             self.engine = None
 
 
-def _filter(marks: Marks) -> Stream | None:
+def filter_of(marks: Marks) -> Stream | None:
+    """What a text goes through before it is shown; None where it is left alone."""
     if marks == "keep":
         return None
     from potstill.punctuation import FullWidth, HalfWidth
 
     return FullWidth() if marks == "full" else HalfWidth()
+
+
+def usual_marks(place: Path) -> Marks:
+    """What is shown where nobody chose: full-width marks for a pack, elsewhere what the model writes."""
+    from potstill.pack import find_pack_model
+
+    return "full" if not place.is_file() and find_pack_model(place) is not None else "keep"
 
 
 def talk(place: Path, once: str | None, threads: int | None, marks: Marks | None = None) -> None:
@@ -112,7 +120,6 @@ def talk(place: Path, once: str | None, threads: int | None, marks: Marks | None
     Raises: Problem for a place without models.
     """
     from potstill.models.engine import Engine, Sampling
-    from potstill.pack import find_pack_model
 
     answers, evaluate = AnswersSection.model_validate({}), EvaluateSection.model_validate({})
     models = find_models(place)
@@ -128,9 +135,7 @@ def talk(place: Path, once: str | None, threads: int | None, marks: Marks | None
     def open_engine(gguf: Path) -> Engine:
         return Engine(gguf, context=evaluate.context, slots=1, threads=_threads(gguf, threads, quick=once is not None))
 
-    packed = not place.is_file() and find_pack_model(place) is not None
-    marks = marks or ("full" if packed else "keep")
-    conversation = Conversation(models, open_engine, sampling, next(iter(models)), marks)
+    conversation = Conversation(models, open_engine, sampling, next(iter(models)), marks or usual_marks(place))
     try:
         if once is not None:
             conversation.ask(once, _write)

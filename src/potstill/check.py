@@ -7,16 +7,18 @@ Does not know: how stages work beyond what each costs a token.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from potstill.machine import Machine, available_memory_mb, disk_free_mb
+from potstill.models.base import read_config
 from potstill.models.catalogue import CATALOGUE
 from potstill.problem import Problem
 from potstill.prompts import golden
 from potstill.prune.shape import StudentSpec, choose_shape, count_parameters
-from potstill.recipe import Recipe
+from potstill.recipe import PruneSection, Recipe
 
 TEACHER: Any = SimpleNamespace(
     model_type="qwen2",
@@ -59,6 +61,7 @@ def predict(recipe: Recipe, machine: Machine) -> list[list[str]]:
     return [
         ["prompts", f"{prompts:,}", "train and held-out together"],
         ["tokens read", f"{tokens:,}", f"about {ANSWER_TOKENS} answer tokens each"],
+        _student_row(recipe),
         ["disk, run folder", f"{run_megabytes(recipe) / 1e3:.1f} GB", f"{machine.disk_free_mb / 1e3:.0f} GB free"],
         ["memory", f"{memory_megabytes(recipe) / 1e3:.1f} GB", f"{machine.memory_mb / 1e3:.1f} GB available"],
         [
@@ -102,17 +105,37 @@ def count_prompts(recipe: Recipe) -> int:
 
 
 def student_parameters(recipe: Recipe) -> int:
-    """The student's size; of another teacher than the default one, a guess as if it were that.
+    """The student's size; cut from a model that is not here, a guess as if it were the default teacher.
 
-    Raises: Problem where the default teacher cannot give the shape that is asked for.
+    Raises: Problem where the model it is cut from cannot give the shape that is asked for.
     """
-    prune, size = recipe.prune, recipe.vocab.size
-    if recipe.teacher.model == CATALOGUE[0].name:
-        return count_parameters(TEACHER, choose_shape(TEACHER, size, prune.layers, prune.ffn, prune.parameters))
+    config, spec = student_shape(recipe)
+    if spec is not None:
+        return count_parameters(config, spec)
+    prune = recipe.prune
     if prune.parameters is not None and not (prune.layers and prune.ffn):
         return prune.parameters
+    guessed = choose_shape(TEACHER, recipe.vocab.size, PruneSection.model_validate({"layers": 1, "ffn": 32}))
     layers, ffn = prune.layers or TEACHER.num_hidden_layers, prune.ffn or TEACHER.intermediate_size
-    return count_parameters(TEACHER, StudentSpec(layers, ffn, TEACHER.hidden_size, size, tied=True))
+    return count_parameters(TEACHER, replace(guessed, layers=layers, ffn=ffn))
+
+
+def student_shape(recipe: Recipe) -> tuple[Any, StudentSpec | None]:
+    """Configuration of what the student is cut from, and its shape; None where that configuration is not here."""
+    name = recipe.prune.base or recipe.teacher.model
+    if name == CATALOGUE[0].name:
+        return TEACHER, choose_shape(TEACHER, recipe.vocab.size, recipe.prune)
+    if not (Path(name) / "config.json").is_file():
+        return TEACHER, None
+    config = read_config(Path(name))
+    size = config.vocab_size if recipe.prune.base else min(recipe.vocab.size, config.vocab_size)
+    return config, choose_shape(config, size, recipe.prune)
+
+
+def _student_row(recipe: Recipe) -> list[str]:
+    spec = student_shape(recipe)[1]
+    shape = spec.describe() if spec else "of a model that is not here yet: a guess"
+    return ["student", f"{student_parameters(recipe) / 1e6:.1f}M parameters", shape]
 
 
 def writes_answers(recipe: Recipe) -> bool:

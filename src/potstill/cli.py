@@ -163,7 +163,6 @@ _stage_command("answers", "The teacher writes its answers (the shipped ones are 
 _stage_command("vocab", "Choose the student's vocabulary, a merge-closed subset of the teacher's.")
 _stage_command("prune", "Cut the student from the teacher and heal it in closed form.")
 _stage_command("distill", "Train the student on the teacher's signals.")
-_stage_command("export", "Write the GGUF files and prove them equal to the student.")
 _stage_command("report", "Write the report page.")
 
 
@@ -190,6 +189,32 @@ def signals(
         f"{found['positions']:.0f} positions read again: KL stored/fresh mean {found['mean_kl']:.5f}, "
         f"largest {found['largest_kl']:.4f} nats"
     )
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    target_mb: Annotated[
+        float | None, typer.Option(help="Choose the best mix of types, by measuring, that fits into this many MB.")
+    ] = None,
+    max_kl: Annotated[
+        float | None, typer.Option(help="Choose the smallest mix that stays within this KL of the float student, nats.")
+    ] = None,
+) -> None:
+    """Write the GGUF files and prove them equal to the student.
+
+    Example:  potstill export runs/demo --target-mb 100
+    """
+    from potstill import pipeline
+    from potstill.recipe import with_target
+    from potstill.run import open_run
+
+    if target_mb is not None and max_kl is not None:
+        raise Problem("--target-mb and --max-kl ask for two different things", "Give one of them.")
+    opened = open_run(run, progress=_progress())
+    if target_mb is not None or max_kl is not None:
+        opened = replace(opened, recipe=with_target(opened.recipe, target_mb, max_kl))
+    pipeline.run_stage(opened, "export")
 
 
 @app.command()

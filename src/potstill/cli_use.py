@@ -1,4 +1,4 @@
-"""The verbs for those who use a model rather than make one: chat, serve, pack, install, soak.
+"""The verbs for those who use a model rather than make one: chat, serve, compare, pack, install, device, soak.
 
 In:  what was typed.
 Out: commands on the app of `cli`.
@@ -18,7 +18,7 @@ Model = Annotated[Path, typer.Argument(metavar="RUN|PACK|GGUF", help="A run fold
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    for verb in (chat, serve, pack, install, soak):
+    for verb in (chat, serve, compare, pack, install, device, soak):
         app.command()(verb)
 
 
@@ -71,6 +71,10 @@ def serve(
         list[str] | None, typer.Option(help="A name this server may be called by, beside localhost. May be repeated.")
     ] = None,
     log_text: Annotated[bool, typer.Option("--log-text", help="Write questions and answers into the log.")] = False,
+    marks: Annotated[
+        str | None,
+        typer.Option(help="Punctuation of Chinese text: full, half or keep. Full for packs, else as it is written."),
+    ] = None,
 ) -> None:
     """A chat page at /, two models side by side at /compare, an OpenAI-compatible API at /v1, /health and /metrics.
 
@@ -84,7 +88,7 @@ def serve(
 
     given = {
         **{"host": host, "port": port, "slots": slots, "api_key": api_key, "rating": rating},
-        **{"allowed_hosts": tuple(allowed_host or ()), "log_text": log_text},
+        **{"allowed_hosts": tuple(allowed_host or ()), "log_text": log_text, "marks": marks},
     }
     try:
         settings = Settings.model_validate(given)
@@ -129,6 +133,48 @@ def install(
     from potstill.run import default_home
 
     typer.echo(f"potstill chat {fetch(source, default_home(), progress()).name}")
+
+
+def device(
+    model: Annotated[Path, typer.Argument(metavar="PACK|GGUF", help="A pack, its name, or a GGUF.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+) -> None:
+    """Whether a pack runs on this machine: verified, sixteen tokens written, speed, memory, processor.
+
+    Example:  potstill device demo-base-1
+    """
+    from potstill.pack.device import check_device
+
+    seen = check_device(model)
+    typer.echo(json.dumps(seen.to_json(), indent=1) if as_json else "\n".join(seen.lines()))
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN …", help="Finished runs; the first is the measure.")],
+    page: Annotated[Path, typer.Option(help="Where the page goes.")] = Path("compare.html"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Runs side by side on the same held-out prompts: values, paired differences, what differs in the recipes.
+
+    Runs that differ in their seed alone are taken together.
+    Example:  potstill compare runs/demo runs/other
+    """
+    from rich.console import Console
+
+    from potstill.compare import compare as compare_runs
+    from potstill.compare import comparison_json, comparison_tables, write_page
+    from potstill.terminal import table
+
+    found = compare_runs(runs)
+    write_page(found, page)
+    for warning in found.warnings:
+        typer.echo(warning, err=True)
+    if as_json:
+        typer.echo(json.dumps(comparison_json(found), ensure_ascii=False, indent=1))
+    else:
+        for title, columns, rows in comparison_tables(found):
+            Console().print(table(title, columns, rows))
+    typer.echo(f"Page: {page}", err=True)
 
 
 def soak(

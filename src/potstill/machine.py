@@ -7,6 +7,7 @@ Does not know: recipes, runs, models (only the shape of the multiplications that
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import sys
@@ -161,6 +162,31 @@ def resident_memory_mb() -> float:
     import psutil
 
     return float(psutil.Process().memory_info().rss) / 1e6
+
+
+def heap_in_use_mb() -> float | None:
+    """What the C library's allocator has given out and not got back, MB; None where it doesn't say (only glibc does).
+
+    Resident memory also holds what was freed: it creeps by a page now and then in a process that leaks nothing.
+    """
+    tell = getattr(ctypes.CDLL(None), "mallinfo2", None) if os.name == "posix" else None
+    if tell is None:
+        return None
+    tell.restype = _HeapInfo
+    told = tell()
+    return float(told.uordblks + told.hblkhd) / 1e6
+
+
+class _HeapInfo(ctypes.Structure):
+    """glibc's `struct mallinfo2`."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
 
 
 def energy_joules(powercap: Path = POWERCAP) -> float | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from potstill.models.base import base_identity
 from potstill.models.identity import file_hash
 from potstill.models.teacher import teacher_identity
 from potstill.problem import Problem
@@ -46,25 +47,46 @@ def _stored_temperatures(recipe: Recipe) -> tuple[float, ...]:
     return recipe.distill.temperature.values() if recipe.signals.format == "topk" else ()
 
 
+def _stored_attention(recipe: Recipe) -> list[tuple[int, ...]]:
+    """Nothing where no map is wanted, so that signals made before there were any stay fresh."""
+    return [recipe.attention_layers()] if recipe.attention_layers() else []
+
+
 def _kept_away(recipe: Recipe) -> list[tuple[Path, str]]:
     """Evaluation sets that no training prompt may overlap with: as a whole, however many items are scored."""
     return [(file.path, file.format) for file in recipe.evaluate.files]
 
 
+def _seed_of_random_weights(recipe: Recipe) -> list[int]:
+    return [recipe.seed] if recipe.prune.initialise == "random" else []
+
+
+def _other_tokens(recipe: Recipe) -> list[Any]:
+    """A base may bring a tokenizer of its own; word vectors that bind it are drawn by the seed."""
+    return [recipe.prune.base, recipe.seed] if recipe.prune.base else []
+
+
 STAGES = (
     Stage("prompts", "collect", (), lambda r: [r.prompts, r.seed, *_kept_away(r)]),
     Stage("answers", "write_answers", ("prompts",), lambda r: [r.answers, r.teacher, r.seed]),
-    Stage("vocab", "build_vocabulary", ("answers",), lambda r: [r.vocab, r.teacher, r.signals.context]),
+    Stage(
+        "vocab", "build_vocabulary", ("answers",), lambda r: [r.vocab, r.teacher, r.signals.context, *_other_tokens(r)]
+    ),
     Stage(
         "signals",
         "teach",
         ("answers", "vocab"),
-        lambda r: [r.signals, r.teacher, r.teacher_layers(), _stored_temperatures(r)],
+        lambda r: [r.signals, r.teacher, r.teacher_layers(), _stored_temperatures(r), *_stored_attention(r)],
     ),
-    Stage("prune", "prune", ("vocab", "signals"), lambda r: [r.prune, r.teacher, r.signals.batch_tokens]),
+    Stage(
+        "prune",
+        "prune",
+        ("vocab", "signals"),
+        lambda r: [r.prune, r.teacher, r.signals.batch_tokens, *_seed_of_random_weights(r)],
+    ),
     Stage("distill", "distill", ("prune", "signals"), lambda r: [r.distill, r.seed], format=3),
     Stage("export", "export", ("distill", "vocab"), lambda r: [r.export, r.name]),
-    Stage("evaluate", "evaluate", ("answers", "signals", "prune", "distill", "export"), lambda r: r.evaluate, format=5),
+    Stage("evaluate", "evaluate", ("answers", "signals", "prune", "distill", "export"), lambda r: r.evaluate, format=6),
     Stage(
         "report", "report", ("prompts", "answers", "vocab", "signals", "prune", "distill", "export", "evaluate"), str
     ),
@@ -78,9 +100,12 @@ def stage_named(name: str) -> Stage:
 
 def fingerprints(run: Run) -> dict[str, str]:
     """What each stage's fingerprint should be: recipe, files it names, inputs, format."""
-    # The teacher counts by the hash of its weights, whatever name or path it was given by.
+    # Teacher and base count by the hash of their weights, whatever name or path they were given by.
     identity = TeacherSection(model=teacher_identity(run.recipe.teacher.model, run.home))
-    recipe = run.recipe.model_copy(update={"teacher": identity})
+    prune = run.recipe.prune
+    if prune.base is not None:
+        prune = prune.model_copy(update={"base": base_identity(prune.base, run.home)})
+    recipe = run.recipe.model_copy(update={"teacher": identity, "prune": prune})
     known: dict[str, str] = {}
     for stage in STAGES:
         asked = _plain(stage.asks(recipe), run.home)

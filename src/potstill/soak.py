@@ -5,12 +5,18 @@ Out: a `SoakReport`: conversations, failures, memory and its slope with an inter
 Does not know: runs, packs, the terminal.
 
 The engine, the bounded context and the dropping of old turns are those of `potstill chat`.
+
+What leaks is never given back, so leaks are looked for in what is in use: bytes of the C library's heap (llama.cpp's),
+blocks of Python's own. Resident memory is told beside it; it also holds what was freed, which creeps in single pages
+of an allocator that never gives them back.
 """
 
 from __future__ import annotations
 
+import gc
 import math
 import random
+import sys
 import time
 from array import array
 from collections.abc import Iterator, Sequence
@@ -22,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from potstill.chat import Conversation
-from potstill.machine import peak_memory_mb, resident_memory_mb, usable_cores
+from potstill.machine import heap_in_use_mb, peak_memory_mb, resident_memory_mb, usable_cores
 from potstill.models.engine import Engine, Sampling, default_threads
 from potstill.problem import Problem
 from potstill.progress import Progress, Task
@@ -44,7 +50,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Slope:
-    """Growth of memory a conversation, MB; low and high: 95 % interval."""
+    """Growth a conversation, MB or blocks; low and high: 95 % interval."""
 
     value: float
     low: float
@@ -58,7 +64,7 @@ class Slope:
 
 @dataclass
 class SoakReport:
-    """What a soak has shown. Memory is the whole process's resident memory, MB, after each conversation."""
+    """What a soak has shown; memory, in use and blocks are the whole process's after each conversation."""
 
     model: str
     context: int
@@ -71,8 +77,15 @@ class SoakReport:
     failed: list[str] = field(default_factory=list)
     peak_mb: float = 0.0
     slope: Slope | None = None
+    """Of resident memory."""
+    leak: Slope | None = None
+    """Of the heap in use; None where the C library doesn't tell it."""
+    leaked_blocks: Slope | None = None
+    """Of Python's own blocks, up to 512 bytes each."""
     memory_mb: array[float] = field(default_factory=lambda: array("d"))
     """As small as can be: a record that grows is growth, too."""
+    in_use_mb: array[float] = field(default_factory=lambda: array("d"))
+    blocks: array[int] = field(default_factory=lambda: array("q"))
 
     @property
     def published_hours(self) -> float:
@@ -81,18 +94,32 @@ class SoakReport:
 
     @property
     def growth_published_mb(self) -> float | None:
-        """What the slope's upper end would come to over all of the published use, MB."""
+        """What the upper end of resident memory's slope would come to over all of the published use, MB."""
         return self.slope.high * PUBLISHED_HOURS * CONVERSATIONS_AN_HOUR if self.slope else None
 
     @property
     def steady(self) -> bool:
-        """No failure, and memory that does not demonstrably grow."""
-        return not self.failures and self.slope is not None and not self.slope.grows
+        """No failure, and nothing that demonstrably leaks; resident memory decides where the heap is not told."""
+        decisive = [self.leak or self.slope, self.leaked_blocks]
+        return not self.failures and all(slope is not None and not slope.grows for slope in decisive)
+
+    def sample(self) -> None:
+        """Note the memory as it is now."""
+        gc.collect()  # what only waits for the collector is no leak
+        self.memory_mb.append(resident_memory_mb())
+        self.blocks.append(sys.getallocatedblocks())
+        if (in_use := heap_in_use_mb()) is not None:
+            self.in_use_mb.append(in_use)
+
+    def fit(self) -> None:
+        """Fit the slopes to the samples."""
+        self.slope, self.leak = fit_slope(self.memory_mb, self.seed), fit_slope(self.in_use_mb, self.seed)
+        self.leaked_blocks = fit_slope(self.blocks, self.seed)
 
     def to_json(self) -> dict[str, Any]:
         """All of it, with what it is worth in hours of the published use."""
         return asdict(self) | {
-            "memory_mb": self.memory_mb.tolist(),
+            **{name: getattr(self, name).tolist() for name in ("memory_mb", "in_use_mb", "blocks")},
             "growth_published_mb": self.growth_published_mb,
             "steady": self.steady,
             "published_hours": self.published_hours,
@@ -109,15 +136,22 @@ class SoakReport:
         ]
         if self.slope is None:
             return [*said, "memory: too few conversations to fit a slope"]
-        low, high = (f"{1000 * end:+.2f}" for end in (self.slope.low, self.slope.high))
-        verdict = "it grows" if self.slope.grows else "no growth shown"
-        return [
-            *said,
+        said.append(
             f"memory: {self.memory_mb[0]:.1f} MB after the first, {self.memory_mb[-1]:.1f} MB after the last, at most "
-            f"{self.peak_mb:.1f} MB; slope {1000 * self.slope.value:+.2f} kB a conversation, 95 % interval "
-            f"{low} to {high}: {verdict}; at most {self.growth_published_mb:+.2f} MB over the published use",
-            *(f"failure: {one}" for one in self.failed),
-        ]
+            f"{self.peak_mb:.1f} MB; {_told(self.slope, 1000, 'kB')}; at most {self.growth_published_mb:+.2f} MB over "
+            "the published use"
+        )
+        if self.leak is not None:
+            said.append(f"heap in use, freed memory left out: {_told(self.leak, 1000, 'kB')}")
+        if self.leaked_blocks is not None:
+            said.append(f"Python's blocks in use: {_told(self.leaked_blocks, 1, 'blocks')}")
+        return [*said, *(f"failure: {one}" for one in self.failed)]
+
+
+def _told(slope: Slope, scale: float, unit: str) -> str:
+    value, low, high = (f"{scale * end:+.2f}" for end in (slope.value, slope.low, slope.high))
+    verdict = "it grows" if slope.grows else "no growth shown"
+    return f"slope {value} {unit} a conversation, 95 % interval {low} to {high}: {verdict}"
 
 
 def soak(
@@ -153,7 +187,7 @@ def soak(
         try:
             for _ in _time_left(hours * 3600, task):
                 _converse(engine, asked, draw, max_tokens, report)
-                report.memory_mb.append(resident_memory_mb())
+                report.sample()
                 done = f"{report.conversations} conversations, {report.failures} failures"
                 task.describe(f"{done}, {report.memory_mb[-1]:.0f} MB")
                 if report.conversations == most:
@@ -161,7 +195,7 @@ def soak(
         except KeyboardInterrupt:
             progress.say("soak: stopped; what was seen counts")
     report.seconds, report.peak_mb = time.monotonic() - started, peak_memory_mb()
-    report.slope = fit_slope(report.memory_mb, seed)
+    report.fit()
     return report
 
 
@@ -184,13 +218,13 @@ def _that_fit(engine: Engine, questions: Sequence[str]) -> list[str]:
     return fitting
 
 
-def fit_slope(memory_mb: Sequence[float], seed: int) -> Slope | None:
+def fit_slope(samples: Sequence[float], seed: int) -> Slope | None:
     """Growth a conversation over the second half (the first warms up); None where there is too little to see.
 
     Ordinary least squares. Samples that follow each other are alike, so the interval comes from a moving-block
     bootstrap of the residuals. Source: Künsch 1989; blocks of √n.
     """
-    values = np.asarray(memory_mb[len(memory_mb) // 2 :], dtype=np.float64)
+    values = np.asarray(samples[len(samples) // 2 :], dtype=np.float64)
     n = len(values)
     if n < LEAST:
         return None

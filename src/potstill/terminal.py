@@ -77,7 +77,9 @@ class _Lines:
             self.shown = now
             share = f" {100 * self.done / self.total:.0f} %" if self.total else ""
             pace = _pace(self.done, self.total, now - self.started, self.unit)
-            self.console.print(f"  {self.label}:{share}, {pace} {self.text}".rstrip(), markup=False, highlight=False)
+            # Not through Rich: it remembers the width of the last 4096 texts, and a soak looks for what is kept.
+            self.console.file.write(f"  {self.label}:{share}, {pace} {self.text}".rstrip() + "\n")
+            self.console.file.flush()
 
     def describe(self, text: str) -> None:
         self.text = text

@@ -5,28 +5,85 @@ from __future__ import annotations
 import pytest
 import torch
 
-from potstill.distill.objective import head_loss
+from potstill.distill.objective import head_losses, position_weights
 from potstill.distill.schedule import Clock, StepCount, learning_rate_factor, temperature_at
-from potstill.losses import forward_kl
-from potstill.recipe import TemperatureSection
+from potstill.losses import cross_entropy, forward_kl
+from potstill.recipe import JointSection, LossesSection, TemperatureSection
+from potstill.signals.formats import HiddenRows, TopKRows, encode_topk
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 10, 100])
 def test_chunked_is_plain(chunk: int) -> None:
     random = torch.Generator().manual_seed(0)
     states, weight = torch.randn(10, 8, generator=random), torch.randn(30, 8, generator=random)
-    teacher = torch.randn(10, 30, generator=random)
+    teacher, tokens = torch.randn(10, 30, generator=random), torch.randint(0, 30, (10,), generator=random)
+    weights = {"kl": torch.rand(10, generator=random), "ce": torch.tensor([0.0, 2.0] * 5)}
+
+    def losses(logits: torch.Tensor, rows: slice) -> dict[str, torch.Tensor]:
+        return {"kl": forward_kl(teacher[rows], logits, 2.0), "ce": cross_entropy(logits, tokens[rows])}
+
     results = []
     for chunked in (True, False):
         s, w = states.clone().requires_grad_(), weight.clone().requires_grad_()
         if chunked:
-            loss = head_loss(s, w, lambda logits, rows: forward_kl(teacher[rows], logits, 2.0), chunk, torch.float32)
+            total, sums = head_losses(s, w, losses, weights, chunk, torch.float32)
         else:
-            loss = forward_kl(teacher, s @ w.T, 2.0).sum()
-        (3 * loss).backward()
-        results.append((loss.detach(), s.grad, w.grad))
+            each = losses(s @ w.T, slice(None))
+            total = sum(weights[name] @ value for name, value in each.items())
+            sums = {"kl": each["kl"].sum().detach(), "ce": each["ce"][1::2].sum().detach()}
+        (3 * total).backward()
+        results.append((total.detach(), s.grad, w.grad, sums["kl"], sums["ce"]))
     for chunked_part, plain_part in zip(*results, strict=True):
         torch.testing.assert_close(chunked_part, plain_part, rtol=1e-4, atol=1e-5)
+
+
+def test_without_weights_there_is_no_loss_and_no_gradient() -> None:
+    states, weight = torch.randn(4, 8, requires_grad=True), torch.randn(30, 8, requires_grad=True)
+    total, sums = head_losses(states, weight, lambda logits, rows: {}, {}, 2, torch.float32)
+    total.backward()
+    assert (float(total.detach()), sums) == (0.0, {})
+    assert states.grad is not None
+    assert not states.grad.any()
+
+
+def test_what_each_position_teaches() -> None:
+    given, kept = torch.tensor([True, True, False, False]), torch.tensor([1.0, 0.0, 1.0, 0.0])
+
+    def weights(cross: float, losses: str) -> dict[str, list[float]]:
+        found = position_weights({"forward_kl": 2.0}, cross, JointSection(losses=losses), given, kept)
+        return {name: weight.tolist() for name, weight in found.items()}
+
+    assert weights(0.0, "same") == {"forward_kl": [2.0, 0.0, 2.0, 0.0]}
+    assert weights(0.5, "same") == {"forward_kl": [2.0, 0.0, 2.0, 0.0], "cross_entropy": [0.5, 0.0, 0.5, 0.0]}
+    apart = {"forward_kl": [0.0, 0.0, 2.0, 0.0], "cross_entropy": [1.0, 0.0, 0.0, 0.0]}
+    assert weights(0.0, "cross_entropy") == apart
+    assert weights(0.5, "cross_entropy") == {**apart, "cross_entropy": [0.5, 0.0, 0.5, 0.0]}
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
+def test_both_formats_know_every_temperature_of_the_schedule(schedule: str, progress: float) -> None:
+    section = TemperatureSection(schedule=schedule, start=5.0, end=2.0, levels=7)
+    teacher, student = torch.randn(6, 20), torch.randn(6, 20)
+    stored = section.values()
+    arrays = encode_topk(teacher, torch.eye(20), 20, stored)
+    rests = {temperature: arrays["topk.rests"][:, column] for column, temperature in enumerate(stored)}
+    topk = TopKRows(arrays["topk.ids"], arrays["topk.log_probabilities"], rests)
+    temperature = temperature_at(section, progress)
+    wanted = LossesSection()
+    dense = HiddenRows(teacher, torch.eye(20)).losses(student, slice(None), temperature, wanted)
+    sparse = topk.losses(student, slice(None), temperature, wanted)
+    torch.testing.assert_close(sparse["forward_kl"], dense["forward_kl"], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(dense["forward_kl"], forward_kl(teacher, student, temperature))
+
+
+def test_the_learning_rate_falls_as_asked() -> None:
+    for decay, half in (("linear", 0.5), ("cosine", 0.5)):
+        assert learning_rate_factor(0.2, 0.1, 0.1, decay) == pytest.approx(1.0)
+        assert learning_rate_factor(0.6, 0.1, 0.1, decay) == pytest.approx(half)
+        assert learning_rate_factor(1.0, 0.1, 0.1, decay) == pytest.approx(0.0)
+    assert learning_rate_factor(0.4, 0.1, 0.1, "cosine") == pytest.approx(0.853553, rel=1e-5)
+    assert learning_rate_factor(0.4, 0.1, 0.1, "linear") == pytest.approx(0.75)
 
 
 def test_the_clock_lands_at_its_budget_on_any_machine() -> None:
@@ -36,7 +93,7 @@ def test_the_clock_lands_at_its_budget_on_any_machine() -> None:
         clock.start()
         factors = []
         while not clock.is_over():
-            factors.append(learning_rate_factor(clock.progress(), 0.0, 0.1))
+            factors.append(learning_rate_factor(clock.progress(), 0.0, 0.1, "linear"))
             time[0] += step_seconds
             clock.steps += 1
         assert abs(clock.used() - 60.0) <= step_seconds / 2 + 1e-9
@@ -62,9 +119,9 @@ def test_steps_end_at_one() -> None:
         count.done = done
         seen.append(count.progress())
     assert seen == [0.25, 0.5, 0.75, 1.0]
-    assert learning_rate_factor(1.0, 0.0, 0.1) == 0.0
-    assert learning_rate_factor(0.1, 0.0, 0.1) == pytest.approx(1.0)
-    assert learning_rate_factor(0.25, 0.2, 0.1) == pytest.approx(0.5)
+    assert learning_rate_factor(1.0, 0.0, 0.1, "linear") == 0.0
+    assert learning_rate_factor(0.1, 0.0, 0.1, "linear") == pytest.approx(1.0)
+    assert learning_rate_factor(0.25, 0.2, 0.1, "linear") == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])

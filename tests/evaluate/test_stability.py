@@ -17,7 +17,6 @@ from potstill.evaluate.replies import Written
 from potstill.evaluate.scorecard import Measure, Scorecard
 from potstill.evaluate.stability import (
     add_stability,
-    embed_sentences,
     pairwise_bleu,
     repetition,
     similarities,
@@ -173,12 +172,3 @@ def test_the_seed_decides_the_interval() -> None:
 def test_a_question_without_two_answers_is_refused(groups: list[list[Written]]) -> None:
     with pytest.raises(ValueError, match="two answers"):
         add_stability(Scorecard(), "student", groups, 200, seed=0, embed=fake_embed)
-
-
-def test_the_real_encoder_tells_a_paraphrase_from_another_subject_in_chinese() -> None:
-    texts = ["海水是咸的，因为里面有盐。", "海里溶了很多盐，所以水发咸。", "会议改到明天下午四点。"]
-    vectors = embed_sentences(texts)
-    assert vectors.shape == (3, 512)
-    assert np.linalg.norm(vectors, axis=1) == pytest.approx([1, 1, 1], abs=1e-3)
-    alike, unlike = similarities([texts[:2], texts[1:]], embed_sentences)
-    assert alike > unlike + 0.2

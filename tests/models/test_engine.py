@@ -229,6 +229,29 @@ def test_closing_while_somebody_waits_for_a_slot_ends_the_waiting(tiny_gguf: Pat
     assert refusals == ["The answer was stopped."] * 3
 
 
+def test_closing_while_others_count_tokens_ends_their_counting(tiny_gguf: Path) -> None:
+    """Once it waited for ever: the server for the connection, the counter for Python's lock that the server held."""
+    for _ in range(10):
+        engine = Engine(tiny_gguf, context=96, slots=1, threads=THREADS)
+        begun = threading.Semaphore(0)
+
+        def count(engine: Engine = engine, begun: threading.Semaphore = begun) -> None:
+            with pytest.raises(RuntimeError, match="closed"):
+                while True:
+                    engine.count_tokens("你好" * 50)
+                    begun.release()
+
+        counting = [threading.Thread(target=count, daemon=True) for _ in range(3)]
+        for thread in counting:
+            thread.start()
+        for _ in range(6):
+            assert begun.acquire(timeout=10)
+        engine.close()
+        for thread in counting:
+            thread.join(10)
+            assert not thread.is_alive()
+
+
 def wait_until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 10
     while not condition():

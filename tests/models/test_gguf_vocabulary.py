@@ -14,7 +14,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from potstill.models.gguf import read_metadata, write_gguf
-from potstill.models.gguf_vocabulary import SPLITS, read_vocabulary
+from potstill.models.gguf_vocabulary import DIGITS, SPLITS, read_vocabulary
 from potstill.models.llama import LlamaReader
 from potstill.problem import Problem
 from potstill.progress import Silent
@@ -41,6 +41,7 @@ TEXTS = [
     "<|im_start|>user\n你好<|im_end|>\n<|im_start|>assistant\n",
     "a<|endoftext|>b<|endoftext|><|endoftext|> c",
     "<|im_start|<|im_end|>|> <|unknown|>",
+    "x=3.14e-10;y²+½Ⅷ①٣४\t 2026年11月24日  07:05\n\n 1 \n  22",
 ]
 
 
@@ -67,8 +68,12 @@ def assert_same_ids(checkpoint: Path, out: Path, texts: list[str]) -> None:
 def test_ids_are_those_of_the_tokenizer(name: str, copy: Path, tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_file(str(copy / "tokenizer.json"))
     pattern = next(pattern for pattern, known in SPLITS.items() if known == name)
-    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None)
-    split = [] if pattern is None else [pre_tokenizers.Split(Regex(pattern), behavior="isolated", invert=False)]
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern in (None, DIGITS))
+    split: list[pre_tokenizers.PreTokenizer] = []
+    if pattern == DIGITS:
+        split = [pre_tokenizers.Digits(individual_digits=True)]
+    elif pattern is not None:
+        split = [pre_tokenizers.Split(Regex(pattern), behavior="isolated", invert=False)]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*split, level])
     tokenizer.save(str(copy / "tokenizer.json"))
     assert read_vocabulary(copy, VOCABULARY).split == name
@@ -153,9 +158,19 @@ class TestRefuses:
         with pytest.raises(Problem, match="Unigram"):
             read_vocabulary(copy, VOCABULARY)
 
-    def test_an_unknown_rule_for_splitting(self, copy: Path) -> None:
-        steps = {"type": "Sequence", "pretokenizers": [{"type": "Digits"}, {"type": "ByteLevel"}]}
-        change(copy / "tokenizer.json", lambda content: content.update(pre_tokenizer=steps))
+    @pytest.mark.parametrize(
+        "steps",
+        [
+            [{"type": "Digits", "individual_digits": False}, {"type": "ByteLevel", "use_regex": True}],
+            [{"type": "Digits", "individual_digits": True}, {"type": "ByteLevel", "use_regex": False}],
+            [{"type": "ByteLevel", "use_regex": False}],
+            [{"type": "ByteLevel", "use_regex": True}, {"type": "Digits", "individual_digits": True}],
+            [{"type": "Digits", "individual_digits": True}],
+        ],
+    )
+    def test_an_unknown_rule_for_splitting(self, steps: list[dict], copy: Path) -> None:
+        whole = {"type": "Sequence", "pretokenizers": steps}
+        change(copy / "tokenizer.json", lambda content: content.update(pre_tokenizer=whole))
         with pytest.raises(Problem, match=r"no name here.*qwen2"):
             read_vocabulary(copy, VOCABULARY)
 

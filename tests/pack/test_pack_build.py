@@ -189,7 +189,17 @@ def test_a_run_without_a_scorecard_says_so(finished_run: Run, tmp_path: Path) ->
 
 def test_the_guide_names_the_file_and_covers_every_place(packs: dict[str, Path]) -> None:
     guide = (packs["base"] / "RUN.md").read_text()
-    for place in ("llama.cpp", "Ollama", "LM Studio", "Raspberry Pi", "Windows", "termux", "AVX2"):
+    for place in (
+        "llama.cpp",
+        "Ollama",
+        "LM Studio",
+        "Raspberry Pi",
+        "Windows",
+        "termux",
+        "AVX2",
+        "macOS",
+        "potstill device tiny-rice-base-1",
+    ):
         assert place in guide
     commands = [line for line in guide.splitlines() if line.startswith(("llama-cli -m", "llama-server -m"))]
     assert len(commands) == 3  # llama.cpp twice, termux; Windows has its own

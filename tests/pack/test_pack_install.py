@@ -15,10 +15,13 @@ import pytest
 from finished_pack_run import WebFolders
 
 import potstill
+from potstill.chat import usual_marks
 from potstill.pack import find_pack_model, install, is_pack, read_manifest, source
 from potstill.pack.manifest import MANIFEST, SELF, own_hash
 from potstill.problem import Problem
 from potstill.progress import Silent
+from potstill.run import Run
+from potstill.serve import Settings, server
 
 NAME = "tiny-rice-base-1"
 MODEL = "tiny-rice-Q4_0.gguf"
@@ -354,3 +357,22 @@ def test_an_installed_pack_answers_with_the_network_off(copy: Path, home: Path) 
 
     assert (finished.returncode, finished.stderr) == (0, "")
     assert int(finished.stdout) > 0
+
+
+def test_a_pack_is_shown_with_full_width_marks(
+    packs: dict[str, Path], finished_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the terminal and behind a server, unless somebody chose otherwise."""
+    served: list[Settings] = []
+
+    def stop(models: object, settings: Settings) -> None:
+        served.append(settings)
+        raise Problem("far enough", "")
+
+    monkeypatch.setattr(server, "create_app", stop)
+    gguf = next(packs["base"].glob("*.gguf"))
+    for place, wanted in ((packs["base"], None), (gguf, None), (finished_run.folder, None), (packs["base"], "keep")):
+        with pytest.raises(Problem, match="far enough"):
+            server.serve(place, Settings(port=0, marks=wanted))
+    assert [one.marks for one in served] == ["full", "keep", "keep", "keep"]
+    assert [usual_marks(place) for place in (packs["base"], gguf)] == ["full", "keep"]

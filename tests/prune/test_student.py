@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import PreTrainedModel
@@ -9,26 +11,29 @@ from transformers import PreTrainedModel
 from potstill.models.anatomy import decoder_layers
 from potstill.problem import Problem
 from potstill.progress import Silent
+from potstill.prune.basis import Basis
 from potstill.prune.choose import keep_evenly, keep_influential, keep_neurons, measure_influence
 from potstill.prune.heal import RidgeRegression
 from potstill.prune.shape import choose_shape, count_parameters
 from potstill.prune.student import cut_and_heal, empty_student
 from potstill.prune.walk import start_walk
+from potstill.recipe import PruneSection
 from potstill.vocab.map import VocabMap
+from prune.cutting import calibration
 from tiny import FAMILIES, build_model, build_tokenizer
 
 
-def batches(vocabulary: int, count: int = 12, length: int = 24) -> tuple[list, list, list]:
-    ids = [torch.randint(0, vocabulary, (2, length), generator=torch.Generator().manual_seed(i)) for i in range(count)]
-    return ids, ids, [torch.tensor([length, length - 5]) for _ in ids]
+def wish(**wanted: object) -> PruneSection:
+    return PruneSection.model_validate({"layers": None, "parameters": None, **wanted})
 
 
 def cut(teacher: PreTrainedModel, layers: list[int], ffn: int, ridge: float | None) -> PreTrainedModel:
     vocabulary = VocabMap.from_kept(range(teacher.config.vocab_size))
-    spec = choose_shape(teacher.config, vocabulary.size, len(layers), ffn, None)
-    student = empty_student(teacher, spec, vocabulary)
+    spec = replace(choose_shape(teacher.config, vocabulary.size, wish(layers=len(layers))), ffn=ffn)
+    basis = Basis.of_dimensions(torch.arange(teacher.config.hidden_size), teacher.config.hidden_size)
+    student = empty_student(teacher, spec, vocabulary, basis)
     with Silent().task("", 1, "") as task:
-        healed = cut_and_heal(teacher, student, layers, batches(teacher.config.vocab_size), ridge, task)
+        healed = cut_and_heal(teacher, student, layers, calibration(teacher.config.vocab_size), basis, ridge, task)
     student.load_state_dict(healed, strict=False)
     assert sum(parameter.numel() for parameter in student.parameters()) == count_parameters(teacher.config, spec)
     return student
@@ -70,8 +75,9 @@ def test_healing_gives_back_what_other_neurons_can_say(family: str) -> None:
 def test_kept_vocabulary_rows_are_the_teachers(tiny_model: PreTrainedModel) -> None:
     kept = sorted({5, 17, 300, tiny_model.config.eos_token_id})
     vocabulary = VocabMap.from_kept(kept)
-    spec = choose_shape(tiny_model.config, len(kept), None, None, None)
-    student = empty_student(tiny_model, spec, vocabulary)
+    spec = choose_shape(tiny_model.config, len(kept), wish())
+    width = tiny_model.config.hidden_size
+    student = empty_student(tiny_model, spec, vocabulary, Basis.of_dimensions(torch.arange(width), width))
     assert torch.equal(student.get_input_embeddings().weight, tiny_model.get_input_embeddings().weight[kept])
     assert student.config.eos_token_id == kept.index(tiny_model.config.eos_token_id)
 
@@ -102,7 +108,7 @@ def test_influence_finds_the_layer_that_does_nothing(tiny_model: PreTrainedModel
     with torch.no_grad():
         idle.self_attn.o_proj.weight.zero_()
         idle.mlp.down_proj.weight.zero_()
-    ids, _, lengths = batches(tiny_model.config.vocab_size)
+    ids, _, lengths = calibration(tiny_model.config.vocab_size)
     with Silent().task("", 1, "") as task:
         influence = measure_influence(tiny_model, start_walk(tiny_model, ids, lengths), task)
     assert influence[2] == pytest.approx(0.0, abs=1e-5)
@@ -118,13 +124,13 @@ def test_choices_at_the_edges() -> None:
 
 
 def test_parameters_decide_the_width(tiny_model: PreTrainedModel) -> None:
-    full = count_parameters(tiny_model.config, choose_shape(tiny_model.config, 608, None, None, None))
-    spec = choose_shape(tiny_model.config, 608, None, None, int(full * 0.8))
+    config = tiny_model.config
+    full = count_parameters(config, choose_shape(config, 608, wish()))
+    spec = choose_shape(config, 608, wish(parameters=int(full * 0.8)))
     assert spec.ffn % 32 == 0
-    assert spec.ffn < tiny_model.config.intermediate_size
+    assert spec.ffn < config.intermediate_size
     with pytest.raises(Problem, match="out of reach"):
-        choose_shape(tiny_model.config, 608, None, None, 10)
-    with pytest.raises(Problem, match=r"prune\.layers"):
-        choose_shape(tiny_model.config, 608, 99, None, None)
-    with pytest.raises(Problem, match=r"prune\.ffn"):
-        choose_shape(tiny_model.config, 608, None, 99_968, None)
+        choose_shape(config, 608, wish(parameters=10))
+    for name, value in (("layers", 99), ("ffn", 99_968), ("hidden", 128)):
+        with pytest.raises(Problem, match=rf"prune\.{name}"):
+            choose_shape(config, 608, wish(**{name: value}))

@@ -13,12 +13,12 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 from fastapi import FastAPI
 
+from potstill.models.completion import Piece, Reply
 from potstill.serve import app as application
 from potstill.serve.errors import ApiError
 from potstill.serve.pool import Order
@@ -39,16 +39,15 @@ class ScriptedAnswer:
         self.finished = False
 
     @property
-    def reply(self) -> Any:
+    def reply(self) -> Reply:
         assert self.finished
         tokens = -(-len(self._text) // 3)
-        timing = {"first_token_s": 0.01, "seconds": 0.51}
-        return SimpleNamespace(text=self._text, finish="stop", prompt_tokens=7, tokens=tokens, **timing)
+        return Reply(self._text, "stop", prompt_tokens=7, tokens=tokens, first_token_s=0.01, seconds=0.51, arrivals=())
 
-    async def __aiter__(self) -> AsyncIterator[Any]:
+    async def __aiter__(self) -> AsyncIterator[Piece]:
         for place in range(0, len(self._text), 3):
             await asyncio.sleep(self._pool.pause_s)
-            yield SimpleNamespace(text=self._text[place : place + 3], chances=(), at=0.0)
+            yield Piece(self._text[place : place + 3], (), 0.0)
         self.finished = True
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
@@ -23,23 +26,32 @@ from potstill.signals.formats import dequantise_rows, quantise_rows
 from potstill.signals.store import SignalStore, StoreFormat
 
 
-def some_examples(vocabulary: int, count: int = 7) -> list[Example]:
+def some_examples(vocabulary: int, count: int = 7, given: tuple = ()) -> list[Example]:
     random = np.random.default_rng(3)
     return [
-        Example(f"e{i}", "test", random.integers(0, vocabulary, size=6 + 3 * i), start=2 + i % 3) for i in range(count)
+        Example(f"e{i}", "test", random.integers(0, vocabulary, size=6 + 3 * i), start=2 + i % 3, given=i in given)
+        for i in range(count)
     ]
 
 
 def build_store(
-    model: PreTrainedModel, folder: Path, kind: str, precision: str = "float16", k: int = 8, layers: tuple = ()
+    model: PreTrainedModel,
+    folder: Path,
+    kind: str,
+    precision: str = "float16",
+    k: int = 8,
+    layers: tuple = (),
+    attention: tuple = (),
+    given: tuple = (),
 ) -> SignalStore:
     folder.mkdir(exist_ok=True)
     head = head_weight(model).detach().clone()
     form = StoreFormat(kind, precision, 32, model.config.hidden_size, len(head), layers, (1.0, 2.0, 5.0), "hash")
+    form = replace(form, attention=attention)
     source = Source(model, torch.arange(len(head)), head, form, k, batch_tokens=64)
     save_file({"head": head}, folder / "head.safetensors")
     with Silent().task("", 1, "") as task:
-        names = collect_signals(source, "train", some_examples(len(head)), 3, folder, task)
+        names = collect_signals(source, "train", some_examples(len(head), given=given), 3, folder, task)
     write_json(folder / "index.json", {"format": vars(form), "shards": {"train": names}})
     return SignalStore(folder, "train")
 
@@ -162,3 +174,18 @@ def test_the_shift() -> None:
         predicting(0, 6)
     with pytest.raises(ValueError, match="no position"):
         predicting(6, 6)
+
+
+def test_given_answers_stay_marked_and_older_shards_mark_none(tiny_model: PreTrainedModel, tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    assert [one.given for one in build_store(tiny_model, folder, "hidden", given=(1, 5)).examples] == [
+        number in (1, 5) for number in range(7)
+    ]
+    for path in folder.glob("train-*"):
+        with safe_open(path, framework="pt") as file:
+            described = file.metadata()
+            arrays = {name: file.get_tensor(name) for name in list(file.keys())}
+        form = json.loads(described["potstill.signals"])
+        del form["attention"], described["given"]
+        save_file(arrays, path, metadata=described | {"potstill.signals": json.dumps(form)})
+    assert not any(one.given for one in SignalStore(folder, "train").examples)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import ByteLevel
 
 from potstill.problem import Problem
 from potstill.vocab.map import VocabMap
@@ -80,6 +81,24 @@ def test_sizes_that_cannot_be_are_refused(source: dict) -> None:
         choose_tokens(source, Counter(), 100)
     with pytest.raises(Problem, match="the teacher has"):
         choose_tokens(source, Counter(), 100_000)
+
+
+def test_bytes_that_the_teacher_lacks_are_nobodys(source: dict) -> None:
+    """SmolLM2 has no token for 21 of the 256 bytes."""
+    lacking = {**source, "model": {**source["model"], "vocab": dict(source["model"]["vocab"])}}
+    missing = [byte for byte in sorted(ByteLevel.alphabet()) if byte in lacking["model"]["vocab"]][-21:]
+    for byte in missing:
+        del lacking["model"]["vocab"][byte]
+    lacking["model"]["merges"] = [
+        pair
+        for pair in source["model"]["merges"]
+        if not set(missing) & set("".join(pair if isinstance(pair, list | tuple) else pair.split()))
+    ]
+    assert len(choose_tokens(lacking, Counter(), 262)) == 262
+    for byte in sorted(ByteLevel.alphabet())[:20]:
+        lacking["model"]["vocab"].pop(byte, None)
+    with pytest.raises(Problem, match="byte-level"):
+        choose_tokens(lacking, Counter(), 262)
 
 
 def test_map_survives_the_disk(tmp_path: Path) -> None:

@@ -29,6 +29,12 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, answers: Iterable[Answer], cont
         ids = ids[:context]
         if len(ids) > len(question):
             examples.append(
-                Example(answer.prompt.id, answer.prompt.category, np.array(ids, dtype=np.int64), len(question))
+                Example(
+                    answer.prompt.id,
+                    answer.prompt.category,
+                    np.array(ids, dtype=np.int64),
+                    len(question),
+                    given=answer.finish == "given",
+                )
             )
     return examples

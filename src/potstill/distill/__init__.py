@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,10 +18,13 @@ from potstill.progress import Task
 from potstill.run import Run, read_json, write_json
 
 if TYPE_CHECKING:
-    from transformers import TrainingArguments
+    import torch
+    from transformers import PreTrainedModel, TrainingArguments
 
+    from potstill.distill.companion import Companion
     from potstill.distill.trainer import Meter
     from potstill.recipe import Recipe
+    from potstill.signals.store import SignalStore
 
 __all__ = ["distill"]
 
@@ -31,32 +34,71 @@ def distill(run: Run, folder: Path) -> None:
     import torch
 
     from potstill.distill.schedule import Clock, StepCount
+    from potstill.distill.trained import load_weights, merge, prepare_student
     from potstill.distill.trainer import DistillTrainer, Pace
     from potstill.models.checkpoint import save_checkpoint
     from potstill.models.teacher import load_model
     from potstill.signals.store import SignalStore
 
     section = run.recipe.distill
+    arguments = training_arguments(run.recipe, folder)
     store = SignalStore(run.stage("signals"), "train")
     checkpoint = newest_checkpoint(folder)
-    student = load_model(checkpoint or run.stage("prune") / "student", torch.float32)
+    student = load_model(run.stage("prune") / "student", torch.float32)
+    prepare_student(student, section)
+    if checkpoint:
+        load_weights(student, checkpoint)
     clock = Clock(section.budget_minutes * 60) if section.budget_minutes else StepCount(total=1)
     log = Log(folder / "log.jsonl")
-    with ExitStack() as stack:
-        task = stack.enter_context(run.progress.task("the student learns", 1.0, "share"))
+    with run.progress.task("the student learns", 1.0, "share") as task:
         log.task = task
         pace = Pace(clock, section.checkpoint_seconds, log.write)
-        trainer = DistillTrainer(student, store, section, training_arguments(run.recipe, folder), pace, run.recipe.seed)
+        along = companions(run, folder, student, store, _dtype(arguments), task.describe)
+        trainer = DistillTrainer(student, store, section, arguments, pace, run.recipe.seed, along)
         log.meter = trainer.meter
         log.keep_steps(int(checkpoint.name.split("-")[1]) if checkpoint else 0)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    merge(student)
     # float16 values: the F16 file then holds exactly these weights, and so may be compared closely
     save_checkpoint(student, run.stage("vocab"), folder / "student", torch.float16, run.stamp(folder))
-    write_json(
-        folder / "report.json", log.summary(store.rows) | {"dtype": "bfloat16" if trainer.args.bf16 else "float32"}
-    )
+    dtype = str(_dtype(arguments)).removeprefix("torch.")
+    write_json(folder / "report.json", log.summary(store.rows) | {"dtype": dtype} | trainer.notes)
     for old in folder.glob("checkpoint-*"):
         shutil.rmtree(old)
+    for scales in folder.glob("finish-*.safetensors"):  # needed to the end: a kill after `end()` goes on with them
+        scales.unlink()
+
+
+def companions(
+    run: Run,
+    folder: Path,
+    student: PreTrainedModel,
+    store: SignalStore,
+    dtype: torch.dtype,
+    tell: Callable[[str], None],
+) -> list[Companion]:
+    """What the recipe lets go along with the training, in the order in which it is asked.
+
+    Args:
+        folder: the stage's partial folder. student: prepared for training. store: the signals trained on.
+        dtype: of the matrix products. tell: shows what is under way.
+    """
+    section = run.recipe.distill
+    found: list[Companion] = []
+    # The finish comes first: what the others write with the student then has the weights that ship.
+    if section.finish.share:
+        from potstill.distill.finish import Finish
+
+        found.append(Finish(student, section.finish, folder))
+    if section.on_policy.share:
+        from potstill.distill.on_policy import open_on_policy
+
+        found.append(open_on_policy(run, folder, student, store, tell))
+    if section.consistency.weight:
+        from potstill.distill.consistency import open_consistency
+
+        found.append(open_consistency(run, folder, student, dtype, tell))
+    return found
 
 
 def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
@@ -64,7 +106,7 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
     import torch
     from transformers import TrainingArguments
 
-    section = recipe.distill
+    section, precision = recipe.distill, _precision(recipe, folder)
     return TrainingArguments(
         output_dir=str(folder),
         # Under a budget the clock ends the training, and epochs are only counted.
@@ -75,7 +117,8 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         gradient_accumulation_steps=section.accumulation,
         optim="adamw_torch_fused",
         adam_beta2=section.beta2,
-        bf16=_number_format(folder) == "bfloat16",
+        bf16=precision == "bfloat16",
+        fp16=precision == "float16",
         use_cpu=not torch.cuda.is_available(),
         save_strategy="no",
         save_total_limit=2,
@@ -84,8 +127,33 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         disable_tqdm=True,
         seed=recipe.seed,
         remove_unused_columns=False,
+        dataloader_num_workers=section.loader_workers,
         dataloader_pin_memory=False,
     )
+
+
+def _precision(recipe: Recipe, folder: Path) -> str:
+    """The format of the matrix products. Raises: Problem for float16 on a processor."""
+    import torch
+
+    from potstill.problem import Problem
+
+    wanted = recipe.distill.precision
+    if wanted == "float16" and not torch.cuda.is_available():
+        raise Problem(
+            'distill.precision = "float16" needs a GPU: a processor multiplies in it without float32 sums, and '
+            "gradients under 6e-8 vanish",
+            'Use "bfloat16", which has the range of float32, or "fastest".',
+        )
+    return _number_format(folder) if wanted == "fastest" else wanted
+
+
+def _dtype(arguments: TrainingArguments) -> torch.dtype:
+    import torch
+
+    if arguments.bf16:
+        return torch.bfloat16
+    return torch.float16 if arguments.fp16 else torch.float32
 
 
 def _number_format(folder: Path) -> str:
@@ -139,21 +207,10 @@ class Log:
     def write(self, step: int, progress: float, seconds: float) -> None:
         """Note a step: every loss as a mean over its answer positions."""
         assert self.meter is not None and self.task is not None
-        sums = self.meter.take()
-        positions = sums.pop("positions")
-        tokens = sums.pop("tokens")
-        means = {name: value / positions for name, value in sums.items()}
-        line = {
-            "step": step,
-            "progress": progress,
-            "seconds": seconds,
-            "positions": positions,
-            "tokens": tokens,
-            **means,
-        }
+        line = {"step": step, "progress": progress, "seconds": seconds, **self.meter.take()}
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        self.task.describe(f"step {step}, loss {means['loss']:.3f}")
+        self.task.describe(f"step {step}, loss {line['loss']:.3f}")
         self._show(progress)
 
     def summary(self, rows: int) -> dict[str, float]:

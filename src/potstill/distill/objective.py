@@ -1,64 +1,141 @@
-"""What the student is trained on: the head's loss, in chunks, and the hidden states' cosine.
+"""What the student's distribution is trained on: all logit losses in one pass over the head, chunk by chunk.
 
-In:  student states at N answer positions, the teacher's rows for the same positions.
-Out: sums over positions, differentiable.
+In:  student states at N answer positions, the teacher's rows and the answer's tokens at the same positions.
+Out: the weighted sum over positions, differentiable, and every loss's own sum.
 Does not know: batches, padding, optimisers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-RowLoss = Callable[[Tensor, slice], Tensor]
-"""From logits [n, V] of some rows to their losses [n]."""
+from potstill.losses import cross_entropy
+from potstill.recipe import JointSection, LossesSection
+from potstill.signals.formats import Rows
+
+RowLosses = Callable[[Tensor, slice], Mapping[str, Tensor]]
+"""From logits [n, V] of some rows to each loss [n]."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What N answer positions teach.
+
+    Args:
+        teacher: what it thought there. tokens: [N] what was said. temperature: of the divergences.
+        section: which losses. weights: name → [N] weight of that loss at each position; 0 leaves it out there.
+    """
+
+    teacher: Rows
+    tokens: Tensor
+    temperature: float
+    section: LossesSection
+    weights: Mapping[str, Tensor]
+
+    def losses(self, logits: Tensor, rows: slice) -> dict[str, Tensor]:
+        """Each loss that counts anywhere, [n], not weighted."""
+        found: dict[str, Tensor] = {}
+        if self.weights.keys() - {"cross_entropy"}:
+            found |= self.teacher.losses(logits, rows, self.temperature, self.section)
+        if "cross_entropy" in self.weights:
+            found["cross_entropy"] = cross_entropy(logits, self.tokens[rows])
+        return {name: found[name] for name in self.weights}
+
+    def only(self, name: str) -> Lesson:
+        """This one loss alone."""
+        return replace(self, weights={name: self.weights[name]})
+
+
+def position_weights(
+    divergences: Mapping[str, float], cross: float, joint: JointSection, given: Tensor, kept: Tensor
+) -> dict[str, Tensor]:
+    """Weight of every logit loss at each position; losses that count nowhere are left out.
+
+    Args:
+        divergences: name → weight of what is learned from the teacher's distribution. cross: of the cross entropy.
+        joint: what given answers teach. given: [N] true where the answer was given. kept: [N] 0 in masked tails.
+
+    With `joint.losses = "cross_entropy"` a given answer counts with its own tokens alone, at weight 1 where the
+    recipe gives cross entropy none.
+    """
+    everywhere, apart = kept.float(), joint.losses == "cross_entropy"
+    teacher_s = everywhere * ~given if apart else everywhere
+    weights = {name: weight * teacher_s for name, weight in divergences.items()}
+    weights["cross_entropy"] = cross * everywhere
+    if apart:
+        weights["cross_entropy"] = torch.where(given, (cross or 1.0) * everywhere, weights["cross_entropy"])
+    return {name: weight for name, weight in weights.items() if weight.any()}
 
 
 class _ChunkedHead(torch.autograd.Function):
-    """Loss and gradients chunk by chunk, so that only `chunk` rows of logits ever exist.
+    """Losses and gradients chunk by chunk, so that only `chunk` rows of logits ever exist.
 
     Forward computes the gradients too (the loss is a sum, its outer gradient a scalar), which spares a second
     computation of the logits. Source of the idea: fused linear losses, arXiv:2410.10989; for KD, arXiv:2608.03796.
     """
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, weight: Tensor, loss: RowLoss, chunk: int, dtype: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        weight: Tensor,
+        losses: RowLosses,
+        weights: Mapping[str, Tensor],
+        chunk: int,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:
         head = weight.detach().to(dtype)
         total = states.new_zeros((), dtype=torch.float32)
+        sums = states.new_zeros(len(weights), dtype=torch.float32)
         state_gradient = torch.empty_like(states)
-        weight_gradient = torch.zeros_like(weight, dtype=torch.float32)
+        # None where the head is frozen: in a small student it would be the largest product of the step.
+        weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         for begin in range(0, len(states), chunk):
             rows = slice(begin, min(begin + chunk, len(states)))
             part = states[rows].detach().to(dtype)
             with torch.enable_grad():
                 logits = (part @ head.T).float().requires_grad_()
-                value = loss(logits, rows).sum()
+                each = losses(logits, rows)
+                value = torch.stack([(weights[name][rows] * each[name]).sum() for name in weights]).sum()
                 (gradient,) = torch.autograd.grad(value, logits)
             total += value.detach()
+            sums += torch.stack([each[name].detach()[weights[name][rows] != 0].sum() for name in weights])
             gradient = gradient.to(dtype)
             state_gradient[rows] = (gradient @ head).to(states.dtype)
-            weight_gradient += gradient.T @ part
-        ctx.save_for_backward(state_gradient, weight_gradient.to(weight.dtype))
-        return total
+            if weight_gradient is not None:
+                weight_gradient += gradient.T @ part
+        ctx.save_for_backward(state_gradient, None if weight_gradient is None else weight_gradient.to(weight.dtype))
+        ctx.mark_non_differentiable(sums)
+        return total, sums
 
     @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, None]:
         state_gradient, weight_gradient = ctx.saved_tensors
-        return state_gradient * outer[0], weight_gradient * outer[0], None, None, None
+        to_weight = None if weight_gradient is None else weight_gradient * outer[0]
+        return state_gradient * outer[0], to_weight, None, None, None, None
 
 
-def head_loss(states: Tensor, weight: Tensor, loss: RowLoss, chunk: int, dtype: torch.dtype) -> Tensor:
-    """Sum over rows of `loss` on the head's logits.
+def head_losses(
+    states: Tensor, weight: Tensor, losses: RowLosses, weights: Mapping[str, Tensor], chunk: int, dtype: torch.dtype
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Weighted sum over rows of all losses on the head's logits.
 
     Args:
         states: [N, d] after the last norm. weight: [V, d] the head.
-        loss: from logits [n, V] and the rows they belong to, to losses [n].
+        losses: from logits [n, V] and the rows they belong to, to each loss [n].
+        weights: name → [N] weight of that loss at each row; may be empty: then nothing is computed.
         chunk: rows whose logits exist at a time.
-        dtype: of the matrix products; the loss itself is float32.
+        dtype: of the matrix products; the losses themselves are float32.
 
-    Returns: scalar float32, differentiable in `states` and `weight`.
+    Returns: scalar float32, differentiable in `states` and `weight`; name → sum, unweighted, over the rows where
+    that loss has a weight.
     """
-    return _ChunkedHead.apply(states, weight, loss, chunk, dtype)  # type: ignore[no-any-return, no-untyped-call]
+    if not weights:
+        return states.float().sum() * 0.0, {}
+    total, sums = _ChunkedHead.apply(states, weight, losses, weights, chunk, dtype)  # type: ignore[no-untyped-call]
+    return total, dict(zip(weights, sums, strict=True))

@@ -69,17 +69,18 @@ class StepCount:
         return min(1.0, (self.done + 1) / self.total)
 
 
-def learning_rate_factor(progress: float, still: float, warmup: float) -> float:
-    """0 for a share `still` of the run, a linear rise over the share `warmup`, a linear fall to 0 at progress 1.
+def learning_rate_factor(progress: float, still: float, warmup: float, decay: str) -> float:
+    """0 for a share `still` of the run, a linear rise over the share `warmup`, then a fall to 0 at progress 1.
 
     While the rate is 0 Adam's moments fill: its first steps would otherwise be of full size in every weight, which
-    throws a healed start away. Source for the fall to zero: arXiv:2502.15938.
+    throws a healed start away. The fall is "linear" (arXiv:2502.15938) or half a "cosine" (arXiv:1608.03983).
     """
     if progress <= still:
         return 0.0
     if progress < still + warmup:
         return (progress - still) / warmup
-    return (1.0 - progress) / max(1.0 - still - warmup, 1e-9)
+    left = (1.0 - progress) / max(1.0 - still - warmup, 1e-9)
+    return left if decay == "linear" else (1.0 - math.cos(math.pi * left)) / 2
 
 
 def temperature_at(section: TemperatureSection, progress: float) -> float:

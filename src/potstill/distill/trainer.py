@@ -8,11 +8,11 @@ Does not know: run folders, other stages, the terminal.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,34 +28,49 @@ from transformers import (
 )
 from transformers.trainer_callback import ExportableState
 
+from potstill.distill.attention import AttentionMatch
 from potstill.distill.batches import ExampleIndices, LengthBatches, collate
+from potstill.distill.companion import Batch, Companion
 from potstill.distill.hidden import HiddenMatch
-from potstill.distill.objective import head_loss
+from potstill.distill.mixing import MixedBatches
+from potstill.distill.objective import Lesson, head_losses, position_weights
 from potstill.distill.schedule import Clock, StepCount, learning_rate_factor, temperature_at
+from potstill.distill.shares import gradient_shares
 from potstill.distill.state import load_state, save_state
+from potstill.distill.tail import kept_positions
+from potstill.distill.trained import load_weights, save_weights
 from potstill.losses import hidden_cosine
 from potstill.models.anatomy import body, head_weight
+from potstill.models.attention import attention_maps
 from potstill.recipe import DistillSection
+from potstill.signals.formats import Rows
 from potstill.signals.store import SignalStore
 
 STATE = "state.safetensors"
-Batch = dict[str, Tensor]
 
 
 @dataclass
 class Meter:
-    """Sums of one step's micro-batches: what a log line is made of."""
+    """What one step's micro-batches add up to: a log line is made of it."""
 
     sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
 
-    def add(self, **values: float) -> None:
-        """Add to the sums of this step."""
+    def count(self, **values: float) -> None:
+        """Add to what is told as a sum."""
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
+    def mean(self, name: str, total: float, positions: int) -> None:
+        """Add to what is told as a mean: a sum over so many positions."""
+        if positions:
+            self.count(**{name: total})
+            self.counts[name] = self.counts.get(name, 0) + positions
+
     def take(self) -> dict[str, float]:
-        """The sums; they start again at 0."""
-        taken, self.sums = self.sums, {}
+        """Sums and means of this step; they start again at 0."""
+        taken = {name: value / self.counts.get(name, 1) for name, value in self.sums.items()}
+        self.sums, self.counts = {}, {}
         return taken
 
 
@@ -99,14 +114,58 @@ class Pace(TrainerCallback, ExportableState):
         self.report(state.global_step, self.clock.progress(), self._used())
 
 
+class Going(TrainerCallback):
+    """Tells the companions where the training is, and keeps what they say at its end."""
+
+    def __init__(self, companions: Sequence[Companion], clock: Clock | StepCount) -> None:
+        self.companions, self.clock = tuple(companions), clock
+        self.first = True
+        """No micro-batch of this step has been seen yet."""
+        self.notes: dict[str, Any] = {}
+
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """A step begins."""
+        self.first = True
+        for companion in self.companions:
+            companion.begin_step(state.global_step, self.clock.progress())
+
+    def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """The weights are about to move."""
+        for companion in self.companions:
+            companion.before_update()
+
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """All are asked, in their order."""
+        for companion in self.companions:
+            self.notes |= companion.end()
+
+    def batch(self) -> tuple[Batch, Rows] | None:
+        """Of the first companion that has one."""
+        return next((found for companion in self.companions if (found := companion.batch()) is not None), None)
+
+    def losses(self) -> dict[str, Tensor]:
+        """Of all companions, on the first micro-batch of a step."""
+        first, self.first = self.first, False
+        return {name: loss for one in self.companions for name, loss in one.losses().items()} if first else {}
+
+
+class Seen(NamedTuple):
+    """What the student held at the answer positions: states [N, d], middle layers [N, d], attention maps [B, T, T]."""
+
+    states: Tensor
+    middle: dict[int, Tensor]
+    maps: dict[int, Tensor]
+
+
 class DistillTrainer(Trainer):
-    """Trainer whose loss is T²·KL on replayed logits plus the hidden states' cosine.
+    """Trainer whose loss is the recipe's logit losses plus the distances of matched layers.
 
     Answer rows are selected before the LM head, so that no logit is computed that does not teach.
 
     Args:
         student: its head may be tied. store: signals of the training split. section: the recipe's [distill].
-        arguments: Trainer's own. pace: the clock and what it asks for. seed: order of the batches.
+        arguments: Trainer's own. pace: the clock and what it asks for. seed: order of the batches, masked tails.
+        companions: what goes along. After training, `notes` holds what they said at its end.
     """
 
     def __init__(
@@ -117,13 +176,31 @@ class DistillTrainer(Trainer):
         arguments: TrainingArguments,
         pace: Pace,
         seed: int,
+        companions: Sequence[Companion] = (),
     ) -> None:
         self.student, self.store, self.section, self.pace, self.meter = student, store, section, pace, Meter()
-        self.batches = LengthBatches([len(example.ids) for example in store.examples], section.batch_tokens, seed)
+        self.seed, self.going = seed, Going(companions, pace.clock)
+        self.batches = self._batches()
         self.match = HiddenMatch.between(student, store, section.hidden_pairs)
-        super().__init__(model=student, args=arguments, callbacks=[pace])
+        self.attention = AttentionMatch.between(student, store, section.attention_pairs)
+        super().__init__(model=student, args=arguments, callbacks=[pace, self.going])
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = True  # the loss is divided by the step's label count, not by micro-batches
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """Lines for the report from the companions."""
+        return self.going.notes
+
+    def _batches(self) -> LengthBatches | MixedBatches:
+        def compose(lengths: Sequence[int]) -> LengthBatches:
+            section = self.section
+            return LengthBatches(lengths, section.batch_tokens, self.seed, section.batch_answers)
+
+        examples, share = self.store.examples, self.section.joint.share
+        if share is None:
+            return compose([len(example.ids) for example in examples])
+        return MixedBatches(examples, share, lambda lengths: compose(lengths).batches, self.seed)
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
         """Batches by length."""
@@ -131,6 +208,7 @@ class DistillTrainer(Trainer):
             ExampleIndices(len(self.store)),  # type: ignore[arg-type]
             batch_sampler=self.batches,
             collate_fn=partial(collate, self.store.examples),
+            num_workers=self.args.dataloader_num_workers,
         )
         return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
 
@@ -152,7 +230,7 @@ class DistillTrainer(Trainer):
         def factor(step: int) -> float:
             if isinstance(clock, StepCount):
                 clock.done = step
-            return learning_rate_factor(clock.progress(), section.still, section.warmup)
+            return learning_rate_factor(clock.progress(), section.still, section.warmup, section.decay)
 
         chosen = optimizer or self.optimizer
         assert chosen is not None
@@ -167,55 +245,113 @@ class DistillTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Mean over the step's answer positions, so that accumulation equals one big batch."""
-        positions = inputs["labels"].numel()
-        count = float(num_items_in_batch if num_items_in_batch is not None else positions)
-        numbers = inputs["examples"].tolist()
-        states, middle = self._student_states(model, inputs)
-        logit_sum = self._logit_loss(model, states, numbers)
-        loss = self.section.logit_weight * logit_sum
-        parts = {"kl": float(logit_sum.detach())}
-        for pair in self.match.pairs:
-            mapped = self.match.to_teacher_width(pair, middle[pair.student])
-            cosine = hidden_cosine(mapped, self.store.layer_states(numbers, pair.teacher)).sum()
-            loss = loss + pair.weight * cosine
-            parts[f"hidden_{pair.student}_{pair.teacher}"] = float(cosine.detach())
-        self.meter.add(positions=positions, tokens=inputs["input_ids"].numel(), loss=float(loss.detach()), **parts)
-        scale = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
-        return loss * scale / count
+        """Mean over the step's answer positions, so that accumulation equals one big batch; then the companions'.
 
-    def _student_states(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, dict[int, Tensor]]:
-        """The last state [N, d] at the answer rows, and the middle states of paired layers, [N, d] each."""
-        wanted = bool(self.match.pairs)
-        ids = inputs["input_ids"]
+        A companion's batch weighs as much as the one it takes the place of: its mean counts for that one's positions.
+        """
+        planned = inputs["labels"].numel()
+        count = float(num_items_in_batch if num_items_in_batch is not None else planned)
+        measured = self._measures_shares()
+        replaced = self.going.batch()
+        inputs, teacher = replaced or (inputs, None)
+        positions = inputs["labels"].numel()
+        seen = self._student_sees(model, inputs, matched=teacher is None)
+        lesson = self._lesson(inputs, teacher)
+        terms = {"logits": self._logit_loss(model, seen.states, lesson)}
+        if teacher is None:
+            terms |= self._matched(seen, inputs)
+        scale = planned / positions / count
+        loss = scale * torch.stack(list(terms.values())).sum()
+        extra = self.going.losses()
+        if measured:
+            del terms["logits"]
+            terms |= {n: self._logit_loss(model, seen.states, lesson.only(n), quiet=True) for n in lesson.weights}
+            self._note_shares({name: scale * term for name, term in terms.items()} | extra)
+        # Gradients are averaged over processes, while the positions were counted over all of them.
+        loss = loss * (self.accelerator.num_processes if self.args.average_tokens_across_devices else 1)
+        loss = loss + sum(extra.values()) if extra else loss
+        told = {name: float(value.detach()) for name, value in extra.items()}
+        self.meter.count(positions=positions, tokens=inputs["input_ids"].numel(), loss=float(loss.detach()), **told)
+        return loss
+
+    def _measures_shares(self) -> bool:
+        """Once every so many steps, on their first micro-batch."""
+        every = self.section.losses.shares_every
+        return self.going.first and bool(every) and self.state.global_step % every == 0
+
+    def _note_shares(self, losses: dict[str, Tensor]) -> None:
+        trained = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
+        shares = gradient_shares(losses, [*trained, *self.match.parameters()])
+        self.meter.count(**{f"share_{name}": share for name, share in shares.items()})
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        if self.args.bf16:
+            return torch.bfloat16
+        return torch.float16 if self.args.fp16 else torch.float32
+
+    def _student_sees(self, model: nn.Module, inputs: Batch, matched: bool) -> Seen:
+        """One forward pass without the head; middle layers and maps only where they are matched."""
+        ids, rows = inputs["input_ids"], inputs["rows"]
+        pairs = self.match.pairs if matched else ()
+        student = self.accelerator.unwrap_model(model)
         # Accelerate puts autocast around the whole model's forward, which is not what is called here.
-        with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.args.bf16):
-            output = body(self.accelerator.unwrap_model(model))(
-                input_ids=ids, use_cache=False, output_hidden_states=wanted
-            )
-        rows = inputs["rows"]
+        with (
+            torch.autocast(ids.device.type, self._dtype, enabled=self._dtype != torch.float32),
+            attention_maps(student, self.attention.layers if matched else ()) as maps,
+        ):
+            output = body(student)(input_ids=ids, use_cache=False, output_hidden_states=bool(pairs))
 
         def at_rows(states: Tensor) -> Tensor:
             return states.flatten(0, 1)[rows]
 
-        middle = {pair.student: at_rows(output.hidden_states[pair.student]) for pair in self.match.pairs}
-        return at_rows(output.last_hidden_state), middle
+        middle = {pair.student: at_rows(output.hidden_states[pair.student]) for pair in pairs}
+        return Seen(at_rows(output.last_hidden_state), middle, maps)
 
-    def _logit_loss(self, model: nn.Module, states: Tensor, numbers: list[int]) -> Tensor:
-        teacher = self.store.rows_of(numbers)
-        temperature = temperature_at(self.section.temperature, self.pace.clock.progress())
+    def _matched(self, seen: Seen, inputs: Batch) -> dict[str, Tensor]:
+        """Weighted sums over positions of the distances between paired layers, by name."""
+        numbers, rows, terms = inputs["examples"].tolist(), inputs["rows"], {}
+        for pair in self.match.pairs:
+            mapped = self.match.to_teacher_width(pair, seen.middle[pair.student])
+            cosine = hidden_cosine(mapped, self.store.layer_states(numbers, pair.teacher)).sum()
+            terms[f"hidden_{pair.student}_{pair.teacher}"] = pair.weight * cosine
+            self.meter.mean(f"hidden_{pair.student}_{pair.teacher}", float(cosine.detach()), len(rows))
+        for look in self.attention.pairs:
+            distance = self.attention.distance(look, seen.maps, rows, numbers).sum()
+            terms[f"attention_{look.student}_{look.teacher}"] = look.weight * distance
+            self.meter.mean(f"attention_{look.student}_{look.teacher}", float(distance.detach()), len(rows))
+        return terms
 
-        def loss(logits: Tensor, rows: slice) -> Tensor:
-            return teacher.divergence(logits, rows, temperature)
+    def _lesson(self, inputs: Batch, teacher: Rows | None) -> Lesson:
+        """What the logits are trained on. The student's own text is no text to imitate: no cross entropy there."""
+        ids, rows, section = inputs["input_ids"], inputs["rows"], self.section
+        numbers, own = inputs["examples"].tolist(), teacher is not None
+        thought = teacher if teacher is not None else self.store.rows_of(numbers)
+        kept = kept_positions(rows, ids.shape[1], numbers, section.tail, self.seed, self.state.global_step)
+        marks = torch.tensor([not own and self.store.examples[number].given for number in numbers])
+        given = marks[rows.cpu() // ids.shape[1]]
+        cross = 0.0 if own else section.losses.cross_entropy
+        weights = position_weights(thought.weights(section.losses), cross, section.joint, given, kept)
+        temperature = temperature_at(section.temperature, self.pace.clock.progress())
+        placed = {name: weight.to(ids.device) for name, weight in weights.items()}
+        return Lesson(thought, inputs["labels"], temperature, section.losses, placed)
 
-        dtype = torch.bfloat16 if self.args.bf16 else torch.float32
+    def _logit_loss(self, model: nn.Module, states: Tensor, lesson: Lesson, quiet: bool = False) -> Tensor:
+        """Weighted sum over positions; unless `quiet`, each loss goes into the log as a mean over where it counts."""
         weight = head_weight(self.accelerator.unwrap_model(model))
-        return head_loss(states, weight, loss, self.section.chunk_rows, dtype)
+        chunk = self.section.chunk_rows
+        total, sums = head_losses(states, weight, lesson.losses, lesson.weights, chunk, self._dtype)
+        for name, value in ({} if quiet else sums).items():
+            self.meter.mean(name, float(value), int((lesson.weights[name] != 0).sum()))
+        return total
 
     # Checkpoints: Trainer would pickle optimiser, scheduler and random states; ours are one safetensors file.
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        self.student.save_pretrained(output_dir or str(self.args.output_dir))
+        save_weights(self.student, Path(output_dir or str(self.args.output_dir)))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        load_weights(self.student, Path(resume_from_checkpoint))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         assert self.optimizer is not None

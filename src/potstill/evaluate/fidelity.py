@@ -23,7 +23,6 @@ from potstill.models.llama import LlamaReader
 from potstill.models.reading import LAST, read_states
 from potstill.models.teacher import load_model
 from potstill.progress import Task
-from potstill.signals.formats import HiddenRows
 from potstill.signals.store import SignalStore
 
 BATCH_TOKENS = 2048
@@ -46,10 +45,7 @@ def teacher_fidelity(store: SignalStore, chosen: Sequence[int], task: Task) -> l
     """The teacher against itself: KL 0 and top-1 1 by definition, its perplexity by measurement."""
     found = []
     for index in chosen:
-        rows = store.rows_of([index])
-        assert isinstance(rows, HiddenRows)
-        logits = HiddenRows(rows.hidden, rows.head.float()).logits(slice(None))
-        found.append(store.compare(index, logits, ENDS))
+        found.append(store.compare(index, store.teacher_logits(index), ENDS))
         task.advance()
     return found
 

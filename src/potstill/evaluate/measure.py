@@ -18,6 +18,7 @@ from potstill.evaluate.exam import Exam, Sheet, set_exam, sit
 from potstill.evaluate.failures import find_failures
 from potstill.evaluate.fidelity import add_fidelity, checkpoint_fidelity, gguf_fidelity, spread_over, teacher_fidelity
 from potstill.evaluate.gates import as_rows, judge
+from potstill.evaluate.items import collect_items
 from potstill.evaluate.marking import mark, run_programs
 from potstill.evaluate.naturalness import add_naturalness, read_ratings
 from potstill.evaluate.sandbox import Limits, confinement
@@ -42,13 +43,15 @@ def measure(run: Run, folder: Path) -> None:
     # Speed needs questions, no matter which; fidelity and samples need some that nobody trained on.
     timed = read_result(_part(folder / "speed.json", lambda: _speed(run, contest, held_out or answers)))
     add_speed(card, contest.models | (contest.variants if not section.few else {}), timed, section.bootstrap, seed)
-    _add_fidelity(card, run, _part(folder / "fidelity.json", lambda: _fidelity(run, contest)))
+    found = _part(folder / "fidelity.json", lambda: _fidelity(run, contest))
+    _add_fidelity(card, run, found)
     exam = set_exam(section, held_out)
     sheets = {name: sit(exam, gguf, run, folder, name, name == STUDENT) for name, gguf in contest.models.items()}
     graded = _part(folder / "code.json", lambda: _programs(run, exam, sheets))
     mark(card, exam, sheets, graded, section.bootstrap, seed)
     add_naturalness(card, list(contest.models), ratings, section.bootstrap, seed)
     card.write(folder / "scorecard.json")
+    write_json(folder / "items.json", collect_items(found, exam, sheets, graded))
     write_json(folder / "gates.json", as_rows(judge(run.recipe.gates, card.measures)))
     write_json(folder / "samples.json", _samples(exam, sheets[STUDENT]))
     write_json(folder / "stability.json", {name: _stability(exam, sheet) for name, sheet in sheets.items()})
@@ -71,10 +74,10 @@ def _speed(run: Run, contest: Contest, answers: Sequence[Answer]) -> dict[str, A
 
 def _fidelity(run: Run, contest: Contest) -> dict[str, Any]:
     store = SignalStore(run.stage("signals"), "held-out")
-    if not len(store) or store.form.kind != "hidden":
+    if not len(store) or store.form.kind == "topk":
         why = "topk signals do not hold all logits" if len(store) else "nothing is held out"
         run.progress.say(f"fidelity: not measured, {why}")
-        return {"why": why, "categories": [], "models": {}}
+        return {"why": why, "ids": [], "categories": [], "models": {}}
     chosen = spread_over(store, run.recipe.evaluate.fidelity_answers)
     checkpoints = {
         "cut": run.stage("prune") / "cut",
@@ -93,6 +96,7 @@ def _fidelity(run: Run, contest: Contest) -> dict[str, Any]:
             found[name] = gguf_fidelity(store, chosen, gguf, task)
     return {
         "why": "",
+        "ids": [store.examples[index].id for index in chosen],
         "categories": [store.examples[index].category for index in chosen],
         "models": {name: [[asdict(part) for part in answer] for answer in answers] for name, answers in found.items()},
     }

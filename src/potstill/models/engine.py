@@ -28,6 +28,7 @@ from typing import Any, Self
 from potstill.models import library
 from potstill.models.completion import Answer, Piece, Wishes, Writing, pieces_of_text
 from potstill.models.completion import Reply as Reply
+from potstill.models.gguf_adapter import adapter_beside
 from potstill.models.library import Waiting
 from potstill.models.socket_client import PrivateSocket
 from potstill.problem import Problem
@@ -102,7 +103,7 @@ class Engine:
         """Load a model.
 
         Args:
-            gguf: the file.
+            gguf: the file; an adapter that lies beside it (`gguf_adapter`) is loaded with it.
             context: tokens of one conversation, prompt and answer together.
             slots: conversations that are written at the same time.
             threads: `waiting` counts only where it is the first choice in this process (see `waiting`).
@@ -117,7 +118,7 @@ class Engine:
             raise ValueError("context, slots and threads are at least 1")
         self.gguf, self.context, self.slots, self.threads = gguf, context, slots, threads
         self._stride = stride
-        self._stop = threading.Event()
+        self._stop, self._asking = threading.Event(), threading.Lock()
         self._workers = ThreadPoolExecutor(slots, thread_name_prefix="potstill-engine")
         if check:
             _check_file(gguf, context)
@@ -143,7 +144,9 @@ class Engine:
         # llama.cpp aborts the process when its server goes while a request is still waiting for it. What has not
         # begun is left to the workers to refuse: futures that `shutdown` cancels never wake those who `wait` for them.
         self._workers.shutdown(wait=True)
-        self._server = None
+        # A server that goes holds Python's lock and waits for its connections; whoever is at one waits for that lock.
+        with self._asking:
+            self._server = None
         _open_engines.discard(self)
         self._socket.close()
         gc.collect()
@@ -303,13 +306,16 @@ class Engine:
         return ids
 
     def _ask(self, endpoint: str, body: dict[str, Any]) -> dict[str, Any]:
-        if self._server is None:
-            raise RuntimeError("The engine is closed.")
-        return self._socket.post(endpoint, body)
+        with self._asking:
+            if self._server is None or self._stop.is_set():
+                raise RuntimeError("The engine is closed.")
+            return self._socket.post(endpoint, body)
 
     def _parameters(self, package: Any) -> Any:
         parameters = package.CommonParams()
         parameters.model.path = str(self.gguf)
+        if (adapter := adapter_beside(self.gguf)) is not None:
+            parameters.lora_adapters = [package.CommonAdapterLoraInfo(str(adapter), 1.0)]
         parameters.n_ctx = self.context * self.slots
         parameters.n_parallel = self.slots
         parameters.cpuparams.n_threads = self.threads.decode

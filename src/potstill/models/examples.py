@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from potstill.models.positions import Places, predicted, predicting
+
 
 @dataclass(frozen=True)
 class Example:
@@ -23,17 +25,32 @@ class Example:
         category: the prompt's category.
         ids: [T] int64 student token ids.
         start: index of the answer's first token, >= 1.
+        given: the answer came with the prompt; the teacher did not write it.
+        places: ascending numbers (from 0) of the answer tokens that teach; None: all of them. A teacher that cuts text
+            otherwise has something to say only where a token of its own begins.
     """
 
     id: str
     category: str
     ids: NDArray[np.int64]
     start: int
+    given: bool = False
+    places: NDArray[np.int64] | None = None
 
     @property
     def rows(self) -> int:
-        """Answer tokens: the positions that teach."""
-        return len(self.ids) - self.start
+        """Answer tokens that teach."""
+        return len(self.ids) - self.start if self.places is None else len(self.places)
+
+    @property
+    def predicting(self) -> Places:
+        """Positions whose hidden state predicts those tokens."""
+        return predicting(self.start, len(self.ids), self.places)
+
+    @property
+    def predicted(self) -> Places:
+        """Those tokens."""
+        return predicted(self.start, len(self.ids), self.places)
 
 
 def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:

@@ -5,8 +5,8 @@ In:  a checkpoint folder (config.json, safetensors, tokenizer.json) of the Qwen2
 Out: a GGUF that stock llama.cpp loads.
 Does not know: recipes, runs, how text is generated.
 
-A tied model gets no `output.weight`: llama.cpp then uses the embedding. Tokenizers of the Qwen family bring
-text to NFC before they split it; llama.cpp does not, so give it text that is NFC already.
+A tied model gets no `output.weight` (unless one is asked for): llama.cpp then uses the embedding. Tokenizers of the
+Qwen family bring text to NFC before they split it; llama.cpp does not, so give it text that is NFC already.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from potstill.models import architecture, gguf_vocabulary
 from potstill.models.gguf_reader import Table, check_gguf, dequantised, load_state, read_metadata, read_table
 from potstill.models.gguf_vocabulary import Vocabulary, read_vocabulary
+from potstill.models.mix import Mix, mix_named
 from potstill.models.quantise import (
-    check_quantisation,
     plan_types,
     predicted_bytes,
     quantise_rows,
@@ -49,11 +49,20 @@ __all__ = [
     "write_gguf",
 ]
 
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+Importance = Mapping[str, NDArray[np.float32]]
 _FILE_TYPES = {"F32": "ALL_F32", "Q4_K": "MOSTLY_Q4_K_S", "Q5_K": "MOSTLY_Q5_K_S"}
 
 
 def write_gguf(
-    checkpoint: Path, out: Path, quantisation: str, *, metadata: Mapping[str, str], progress: Progress
+    checkpoint: Path,
+    out: Path,
+    quantisation: str | Mix,
+    *,
+    metadata: Mapping[str, str],
+    progress: Progress,
+    importance: Importance | None = None,
+    untied: bool = False,
 ) -> None:
     """Write a Transformers checkpoint as a GGUF that stock llama.cpp loads.
 
@@ -62,17 +71,19 @@ def write_gguf(
     Args:
         checkpoint: folder of a Qwen2, Llama, Qwen3 or Phi-3 model; safetensors, in one file or several.
         out: the file to make (and its folder); one that is there is replaced.
-        quantisation: one of `quantise.QUANTISATIONS`; what each tensor becomes is `quantise.plan_types`.
+        quantisation: a type, the name of a mix, or a mix; what each tensor becomes is `quantise.plan_types`.
         metadata: keys that begin with "general." (name, license, ...) go into the header as they are, all
             others under "potstill." (the fingerprint of the run).
         progress: told the bytes written.
+        importance: Transformers' name of a weight → [d], how much its columns count; where a name is missing, all
+            the same.
+        untied: write the head of a tied model too, as a tensor of its own: an adapter on the head needs one.
 
     Raises: Problem where the checkpoint lacks something, is of another family, holds numbers that are not
         finite, or where the disk is too full.
     """
-    check_quantisation(quantisation)
     config = _read_config(checkpoint)
-    model = _Model(checkpoint, config)
+    model = _Model(checkpoint, config, untied)
     vocabulary = read_vocabulary(checkpoint, config.vocab_size)
     types = plan_types(model.shapes, quantisation)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +95,7 @@ def write_gguf(
             _add_general(writer, model, quantisation, {**metadata, "general.name": name})
             _add_hyperparameters(writer, config)
             vocabulary.add_to(writer)
-            _write_tensors(writer, model, types, out.name, progress)
+            _write_tensors(writer, model, types, importance or {}, out.name, progress)
         finally:
             writer.close()
         _check_written(partial, vocabulary)
@@ -114,26 +125,32 @@ def _missing_keys(table: Table) -> list[str]:
 class _Model:
     """The checkpoint's weights as the file wants them: names, shapes, and each one when its turn comes."""
 
-    def __init__(self, checkpoint: Path, config: PreTrainedConfig) -> None:
+    def __init__(self, checkpoint: Path, config: PreTrainedConfig, untied: bool) -> None:
         self.family = architecture.family_of(config)
         self._heads = (config.num_attention_heads, config.num_key_value_heads)
         self._stems = architecture.module_names(self.family, config.num_hidden_layers)
-        if config.tie_word_embeddings:
+        tied = bool(config.tie_word_embeddings)
+        if tied and not untied:
             del self._stems["lm_head"]
         self._extra = architecture.rope_tensors(config)
         self._files = _weight_files(checkpoint)
+        self._source = {HEAD: EMBEDDING} if tied else {}
+        if tied:
+            self._files.pop(HEAD, None)
+        if tied and untied:
+            self._files[HEAD] = self._files[EMBEDDING]
         self.shapes: dict[str, tuple[int, ...]] = {name: array.shape for name, array in self._extra.items()}
-        self.shapes |= self._stored_shapes(checkpoint, bool(config.tie_word_embeddings))
+        self.shapes |= self._stored_shapes(checkpoint)
 
-    def _stored_shapes(self, checkpoint: Path, tied: bool) -> dict[str, tuple[int, ...]]:
+    def _stored_shapes(self, checkpoint: Path) -> dict[str, tuple[int, ...]]:
         shapes = {}
         for name, file in self._files.items():
-            if name.endswith("rotary_emb.inv_freq") or (tied and name == "lm_head.weight"):
+            if name.endswith("rotary_emb.inv_freq"):
                 continue
             if name.rpartition(".")[0] not in self._stems:
                 raise Problem(f"{file} holds {name!r}, which {self.family} doesn't have", "Save the model again.")
             with _opened(file) as weights:
-                shapes[name] = tuple(weights.get_slice(name).get_shape())
+                shapes[name] = tuple(weights.get_slice(self._source.get(name, name)).get_shape())
         missing = [module for module in self._stems if f"{module}.weight" not in shapes]
         if missing:
             raise Problem(f"{checkpoint} has no weights for {', '.join(missing[:3])}", "Save the model again.")
@@ -149,7 +166,7 @@ class _Model:
         if name in self._extra:
             return self._extra[name]
         with _opened(self._files[name]) as weights:
-            weight: NDArray[np.float32] = weights.get_tensor(name).float().numpy()
+            weight: NDArray[np.float32] = weights.get_tensor(self._source.get(name, name)).float().numpy()
         heads = architecture.reordered_heads(self.family, name.rpartition(".")[0], *self._heads)
         return weight if heads is None else architecture.interleave_halves(weight, heads)
 
@@ -212,14 +229,22 @@ def _replacing(out: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def _add_general(writer: GGUFWriter, model: _Model, quantisation: str, metadata: Mapping[str, str]) -> None:
+def _add_general(writer: GGUFWriter, model: _Model, quantisation: str | Mix, metadata: Mapping[str, str]) -> None:
     numbers = sum(int(np.prod(shape)) for shape in model.shapes.values())
     writer.add_type("model")
     writer.add_size_label(f"{numbers / 1e6:.0f}M")
-    writer.add_file_type(LlamaFileType[_FILE_TYPES.get(quantisation, f"MOSTLY_{quantisation}")])
+    writer.add_file_type(_file_type(quantisation))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     for key, value in metadata.items():
         writer.add_string(key if key.startswith("general.") else f"potstill.{key}", value)
+
+
+def _file_type(quantisation: str | Mix) -> LlamaFileType:
+    """What llama.cpp shows as the file's type: of a mix, that of its base."""
+    base = quantisation.base if isinstance(quantisation, Mix) else quantisation
+    if f"MOSTLY_{base}" not in LlamaFileType.__members__ and base not in _FILE_TYPES:
+        base = mix_named(base, ()).base
+    return LlamaFileType[_FILE_TYPES.get(base, f"MOSTLY_{base}")]
 
 
 def _add_hyperparameters(writer: GGUFWriter, config: PreTrainedConfig) -> None:
@@ -233,7 +258,14 @@ def _add_hyperparameters(writer: GGUFWriter, config: PreTrainedConfig) -> None:
             writer.add_uint32(name, value)
 
 
-def _write_tensors(writer: GGUFWriter, model: _Model, types: Mapping[str, str], label: str, progress: Progress) -> None:
+def _write_tensors(
+    writer: GGUFWriter,
+    model: _Model,
+    types: Mapping[str, str],
+    importance: Importance,
+    label: str,
+    progress: Progress,
+) -> None:
     sizes = {name: tensor_bytes(model.shapes[name], types[name]) for name in types}
     for name, type_name in types.items():
         kind = GGMLQuantizationType[type_name]
@@ -246,7 +278,7 @@ def _write_tensors(writer: GGUFWriter, model: _Model, types: Mapping[str, str], 
     with progress.task(label, sum(sizes.values()), "B") as task:
         for name, type_name in types.items():
             try:
-                writer.write_tensor_data(quantise_rows(model.weight(name), type_name))
+                writer.write_tensor_data(quantise_rows(model.weight(name), type_name, importance.get(name)))
             except Problem as problem:
                 raise Problem(f"{name}: {problem.what}", problem.remedy) from problem
             task.advance(sizes[name])

@@ -19,12 +19,18 @@ from potstill.problem import Problem
 
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+DIGITS = r"\p{N}"
+"""What the step `Digits(individual_digits=True)` does: every numeral of Unicode stands alone, ² and Ⅷ too."""
 SPLITS = {
     _LETTERS + r"\p{N}" + _REST: "qwen2",
     _LETTERS + r"\p{N}{1,3}" + _REST: "llama-bpe",
+    DIGITS: "smollm",
     None: "gpt-2",
 }
-"""Regular expression a tokenizer splits text with → llama.cpp's name for the same; None: ByteLevel's own."""
+"""Regular expression a tokenizer splits text with → llama.cpp's name for the same; None: ByteLevel's own alone.
+
+Behind `DIGITS` ByteLevel's own follows, behind the others nothing does.
+"""
 
 REQUIRED = (
     "tokenizer.ggml.model",
@@ -180,15 +186,25 @@ def _scores(tokens: list[str], merges: list[str]) -> list[float]:
 def _split_name(raw: dict[str, Any], file: Path) -> str:
     outer = raw.get("pre_tokenizer") or {}
     steps = outer.get("pretokenizers", [outer])
-    patterns = [step["pattern"].get("Regex") for step in steps if step.get("type") == "Split"]
-    kinds = {step.get("type") for step in steps}
-    pattern = patterns[0] if patterns else None
-    if "ByteLevel" not in kinds or kinds - {"Split", "ByteLevel"} or len(patterns) > 1 or pattern not in SPLITS:
+    kinds = [step.get("type") for step in steps]
+    pattern = _pattern(steps[0])
+    own = steps[-1].get("use_regex", True)  # whether ByteLevel splits by its own rule as well
+    known = pattern in SPLITS and own == (pattern in (DIGITS, None))
+    if not known or kinds[-1] != "ByteLevel" or len(kinds) != (1 if pattern is None else 2):
         raise Problem(
             f"{file} splits text by a rule that has no name here ({pattern or kinds})",
             f"Known are the rules of {', '.join(SPLITS.values())}.",
         )
     return SPLITS[pattern]
+
+
+def _pattern(step: dict[str, Any]) -> str | None:
+    """The regular expression that a first step splits by; none where it is ByteLevel already."""
+    if step.get("type") == "Split" and step.get("behavior") == "Isolated" and not step.get("invert"):
+        return step["pattern"].get("Regex") or "a fixed text"
+    if step.get("type") == "Digits" and step.get("individual_digits"):
+        return DIGITS
+    return None if step.get("type") == "ByteLevel" else str(step.get("type"))
 
 
 def _prepends_space(raw: dict[str, Any]) -> bool:

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from potstill.models import library
+from potstill.models.gguf_adapter import adapter_beside
 from potstill.problem import Problem
 
 if TYPE_CHECKING:
@@ -131,6 +132,8 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "llama_vocab_n_tokens": (c_int32, [c_void_p]),
     "llama_init_from_model": (c_void_p, [c_void_p, _ContextParameters]),
     "llama_free": (None, [c_void_p]),
+    "llama_adapter_lora_init": (c_void_p, [c_void_p, c_char_p]),
+    "llama_set_adapters_lora": (c_int32, [c_void_p, POINTER(c_void_p), c_size_t, POINTER(c_float)]),
     "llama_get_memory": (c_void_p, [c_void_p]),
     "llama_memory_clear": (None, [c_void_p, c_bool]),
     "llama_memory_seq_rm": (c_bool, [c_void_p, c_int32, c_int32, c_int32]),
@@ -151,7 +154,7 @@ class LlamaReader:
         """Load a model.
 
         Args:
-            gguf: the file.
+            gguf: the file; an adapter that lies beside it (`gguf_adapter`) is loaded with it.
             context: longest sequence, in tokens.
             threads: all of them read.
             exact: keep attention in float32, to compare files; otherwise as llama.cpp runs by default.
@@ -174,6 +177,8 @@ class LlamaReader:
             self._llama.llama_model_free(self._model)
             raise Problem(f"llama.cpp finds no memory for {context} tokens of {gguf}", "Ask for fewer.")
         self._batch = self._llama.llama_batch_init(_CHUNK, 0, 1)
+        if (adapter := adapter_beside(gguf)) is not None:
+            self._add_adapter(adapter)
         self._held: list[int] = []
 
     @property
@@ -197,6 +202,15 @@ class LlamaReader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _add_adapter(self, path: Path) -> None:
+        """Load an adapter at full strength; it goes with the model."""
+        adapter = self._llama.llama_adapter_lora_init(self._model, bytes(path))
+        if not adapter or self._llama.llama_set_adapters_lora(
+            self._context, (c_void_p * 1)(adapter), 1, (c_float * 1)(1.0)
+        ):
+            self.close()
+            raise Problem(f"llama.cpp can't use {path} with {self.gguf.name}", "Export both again.")
 
     def logits(self, token_ids: Sequence[int], start: int = 0) -> NDArray[np.float32]:
         """What the model predicts after each token of one sequence.

@@ -1,6 +1,6 @@
 """Which number format each tensor of a GGUF gets, how many bytes that makes, and the conversion itself.
 
-In:  tensor shapes or float32 rows, and the name of a GGML type ("F16", "Q8_0", "Q4_0", "Q6_K", ...).
+In:  tensor shapes or float32 rows, and the name of a GGML type ("F16", "Q8_0", "Q4_0", "Q6_K", ...) or a mix of them.
 Out: a type for every tensor; bytes; rows in that type, as llama.cpp itself would write them.
 Does not know: files, tokenizers, architectures.
 """
@@ -18,9 +18,10 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from numpy.typing import NDArray
 
 from potstill.models import library
+from potstill.models.mix import Mix, fits, mix_named, stem_of
 from potstill.problem import Problem
 
-QUANTISATIONS = ("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K", "Q5_1", "Q5_0", "Q4_K", "Q4_0")
+QUANTISATIONS = ("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K", "Q5_1", "Q5_0", "Q4_K", "Q4_1", "IQ4_NL", "Q4_0")
 FALLBACKS = {"Q6_K": "Q8_0", "Q5_K": "Q5_1", "Q4_K": "Q5_0"}
 """K-quants pack 256 numbers; rows that only divide by 32 take the next larger old type, as llama.cpp does."""
 
@@ -52,19 +53,36 @@ def choose_type(shape: Sequence[int], quantisation: str) -> str:
     return "F16"
 
 
-def plan_types(shapes: Mapping[str, Sequence[int]], quantisation: str) -> dict[str, str]:
+def plan_types(shapes: Mapping[str, Sequence[int]], quantisation: str | Mix) -> dict[str, str]:
     """What each tensor would become in a GGUF.
 
     Args:
         shapes: tensor name → shape, as from `model.named_parameters()` (a tied output head must not be in it:
-            it isn't written either).
-        quantisation: one of QUANTISATIONS.
+            it isn't written either), or with the names of the GGUF.
+        quantisation: one of QUANTISATIONS, the name of a mix (see `mix`), or a mix.
 
     Returns: tensor name → GGML type name, in the order of `shapes`.
-    Raises: Problem where the quantisation is unknown.
+    Raises: Problem where a type is unknown, or a given mix names a tensor that isn't there.
     """
-    check_quantisation(quantisation)
-    return {name: choose_type(shape, quantisation) for name, shape in shapes.items()}
+    stems = {name: stem_of(name) for name in shapes}
+    if isinstance(quantisation, Mix):
+        mix = quantisation
+        _check_patterns(mix, list(stems.values()))
+    else:
+        mix = mix_named(quantisation, list(stems.values()))
+    for type_name in mix.types:
+        check_quantisation(type_name)
+    return {name: choose_type(shape, mix.type_of(stems[name])) for name, shape in shapes.items()}
+
+
+def _check_patterns(mix: Mix, stems: Sequence[str]) -> None:
+    for pattern in mix.tensors:
+        if not any(fits(pattern, stem) for stem in stems):
+            known = sorted({stem.rpartition(".")[2] for stem in stems})
+            raise Problem(
+                f"The mix {mix.name!r} names {pattern!r}, and no tensor is called so",
+                f"Name some of: {', '.join(known)}.",
+            )
 
 
 def tensor_bytes(shape: Sequence[int], type_name: str) -> int:
@@ -78,7 +96,7 @@ def tensor_bytes(shape: Sequence[int], type_name: str) -> int:
     return int(np.prod(shape, dtype=np.int64)) // block * size
 
 
-def predicted_bytes(shapes: Mapping[str, Sequence[int]], quantisation: str) -> int:
+def predicted_bytes(shapes: Mapping[str, Sequence[int]], quantisation: str | Mix) -> int:
     """Bytes of the whole GGUF: exact for the tensors, within a percent for the vocabulary.
 
     Args and errors as for `plan_types`.
@@ -94,17 +112,21 @@ def padded(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def quantise_rows(rows: NDArray[np.float32], type_name: str) -> NDArray[np.uint8]:
-    """Convert rows with the same C code that llama.cpp's own tools use, every column equally important.
+def quantise_rows(
+    rows: NDArray[np.float32], type_name: str, importance: NDArray[np.float32] | None = None
+) -> NDArray[np.uint8]:
+    """Convert rows with the same C code that llama.cpp's own tools use.
 
-    With an importance given, that code searches each block's scale for the smallest error; without one it takes the
-    largest value as the end of the scale. The search matters beyond its smaller error: weights that come from a
-    coarser teacher file (Q5_0) lie exactly between two Q4_0 values, and a training that moves them by a hundredth of
-    a step then decides every rounding. A student that lost 0.2 nats by training came out 5 nats worse (docs/log.md).
+    That code is always told how important each column is; where nothing is known, all are the same. It then searches
+    each block's scale for the smallest error; without an importance it takes the largest value as the end of the
+    scale. The search matters beyond its smaller error: weights that come from a coarser teacher file (Q5_0) lie
+    exactly between two Q4_0 values, and a training that moves them by a hundredth of a step then decides every
+    rounding. A student that lost 0.2 nats by training came out 5 nats worse (docs/log.md).
 
     Args:
         rows: [R, d] or [d] float32, all finite.
         type_name: one of QUANTISATIONS; d must divide by its block.
+        importance: [d] > 0, how much an error of each column counts, in any unit; None: all the same.
 
     Returns: [R, bytes a row] (or [bytes]), uint8. The same on any number of threads.
     Raises: Problem where rows do not divide (the C code would write garbage), where a number is not finite,
@@ -117,9 +139,12 @@ def quantise_rows(rows: NDArray[np.float32], type_name: str) -> NDArray[np.uint8
     result = np.empty((len(matrix), row_bytes), dtype=np.uint8)
     step = max(1, _BYTES_A_TASK // (4 * matrix.shape[1]))
     convert = _quantiser(type_name)
+    weights = np.ones(matrix.shape[1], dtype=np.float32) if importance is None else importance.astype(np.float32)
+    if weights.shape != matrix.shape[1:]:
+        raise ValueError(f"importance {weights.shape} of rows of {matrix.shape[1]}")
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         starts = range(0, len(matrix), step)
-        list(pool.map(lambda start: convert(matrix[start : start + step], result[start : start + step]), starts))
+        list(pool.map(lambda at: convert(matrix[at : at + step], result[at : at + step], weights), starts))
     return result.reshape(*rows.shape[:-1], row_bytes)
 
 
@@ -153,9 +178,8 @@ class _Quantiser:
         self._type = int(GGMLQuantizationType[type_name])
         ggml.ggml_quantize_init(ctypes.c_int(self._type))
 
-    def __call__(self, rows: NDArray[np.float32], target: NDArray[np.uint8]) -> None:
+    def __call__(self, rows: NDArray[np.float32], target: NDArray[np.uint8], importance: NDArray[np.float32]) -> None:
         count, width = rows.shape
-        importance = np.ones(width, dtype=np.float32)
         written = self._chunk(self._type, rows.ctypes.data, target.ctypes.data, 0, count, width, importance.ctypes.data)
         if written != target.nbytes:
             raise RuntimeError(f"ggml_quantize_chunk wrote {written} bytes where {target.nbytes} were due")

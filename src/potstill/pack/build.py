@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.machine import disk_free_mb
+from potstill.models.gguf_adapter import adapter_beside, adapter_path
 from potstill.models.gguf_reader import read_metadata
 from potstill.models.identity import sha256_of
 from potstill.pack.card import Shipped, model_card
@@ -93,8 +94,13 @@ def exported(run: Run) -> list[Exported]:
         path = folder / str(entry["name"])
         if not path.is_file():
             raise Problem(f"{path} is missing", f"potstill export {run.folder}")
-        found.append(Exported(path, str(entry["type"]), path.stat().st_size))
+        found.append(Exported(path, str(entry.get("mix", entry["type"])), _bytes_to_fetch(path)))
     return sorted(found, key=lambda one: one.bytes)
+
+
+def _bytes_to_fetch(gguf: Path) -> int:
+    adapter = adapter_beside(gguf)
+    return gguf.stat().st_size + (adapter.stat().st_size if adapter is not None else 0)
 
 
 def choose(found: Sequence[Exported], kinds: Sequence[Kind], wheel_bytes: int) -> dict[Kind, Exported]:
@@ -132,6 +138,8 @@ def _build(run: Run, out: Path, kind: Kind, file: Exported, version: str, licenc
     partial.mkdir()
     _require_room(out, file.bytes)
     shutil.copyfile(file.path, partial / model)
+    if (adapter := adapter_beside(file.path)) is not None:
+        shutil.copyfile(adapter, adapter_path(partial / model))
     shipped = Shipped(name, kind, version, model, file.quantisation, file.bytes, run.recipe.export.ship, teacher)
     texts = {
         "MODEL_CARD.md": model_card(shipped, read_material(run)),

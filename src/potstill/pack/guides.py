@@ -15,6 +15,7 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from potstill.pack.card import Shipped, markdown
+from potstill.pack.device import TOKENS
 from potstill.pack.manifest import PackRuntime
 from potstill.recipe import AnswersSection
 
@@ -29,7 +30,7 @@ CHATML = re.compile(
 
 def run_guide(shipped: Shipped, answers: AnswersSection, context: int, runtime: PackRuntime) -> str:
     """`RUN.md`: the shortest way on each machine, in English and Chinese."""
-    return markdown("RUN.md", shipped=shipped, answers=answers, context=context, runtime=runtime)
+    return markdown("RUN.md", shipped=shipped, answers=answers, context=context, runtime=runtime, tokens=TOKENS)
 
 
 def modelfile(model: str, metadata: Mapping[str, object], answers: AnswersSection, context: int) -> str:

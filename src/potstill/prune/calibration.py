@@ -1,7 +1,7 @@
 """What the cut is measured on: the run's own answers, then passages of the recipe's text files.
 
 In:  `signals/` (training ids), the student's tokenizer, text files.
-Out: batches of student ids, teacher ids and lengths.
+Out: batches of student ids, ids of the model it is cut from, and lengths.
 Does not know: models.
 """
 
@@ -26,11 +26,11 @@ SHORTEST = 8
 """Sequences below this many tokens say little beyond their first position."""
 
 
-def calibration_batches(run: Run, teacher_ids: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Student ids [B, T], teacher ids [B, T] and lengths [B] of each batch, up to the recipe's token count.
+def calibration_batches(run: Run, base_ids: Tensor | None) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Student ids [B, T], base ids [B, T] and lengths [B] of each batch, up to the recipe's token count.
 
     Args:
-        teacher_ids: [V] the teacher's id of each student id.
+        base_ids: [V] the base's id of each student id; None where they are the same.
     """
     sequences, tokens = [], 0
     for ids in _sequences(run):
@@ -41,7 +41,7 @@ def calibration_batches(run: Run, teacher_ids: Tensor) -> tuple[list[Tensor], li
     batches = batches_by_length([len(ids) for ids in sequences], run.recipe.signals.batch_tokens)
     student = [torch.from_numpy(pad([sequences[index] for index in batch])) for batch in batches]
     lengths = [torch.tensor([len(sequences[index]) for index in batch]) for batch in batches]
-    return student, [teacher_ids[ids] for ids in student], lengths
+    return student, student if base_ids is None else [base_ids[ids] for ids in student], lengths
 
 
 def _sequences(run: Run) -> Iterator[NDArray[np.int64]]:

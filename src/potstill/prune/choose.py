@@ -1,21 +1,23 @@
-"""Which layers and which neurons stay.
+"""Which layers, heads and neurons stay.
 
 In:  a teacher's streams, activations and weights.
-Out: layer numbers; neuron numbers.
+Out: layer numbers; head numbers; neuron numbers.
 Does not know: shapes wanted elsewhere, healing, files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
 from potstill.models.anatomy import decoder_layers
 from potstill.progress import Task
+from potstill.prune.heads import HeadShape
 from potstill.prune.walk import Batch, run_layer
 
 
@@ -70,11 +72,35 @@ def keep_neurons(scores: Tensor, ffn: int) -> Tensor:
     return order[:ffn].sort().values
 
 
-def cut_feed_forward(mlp: nn.Module, neurons: Tensor) -> dict[str, Tensor]:
-    """State of a gated feed-forward block that keeps some neurons; fused `gate_up_proj` (Phi-3) or apart."""
-    state = mlp.state_dict()
-    width = state["down_proj.weight"].shape[1]
-    fused = torch.cat([neurons, neurons + width])
-    rows = {"gate_proj.weight": neurons, "up_proj.weight": neurons, "gate_up_proj.weight": fused}
-    cut = {name: state[name][index] for name, index in rows.items() if name in state}
-    return cut | {"down_proj.weight": state["down_proj.weight"][:, neurons]}
+@dataclass(frozen=True)
+class HeadChoice:
+    """Attention that stays, by number: columns of the output projection are rows of the heads, width after width.
+
+    Args:
+        heads: [h] ascending; groups: [g] ascending, the key-value heads they read; values: [g, w] the numbers of each
+            of these groups' values that stay.
+    """
+
+    heads: Tensor
+    groups: Tensor
+    values: Tensor
+
+
+def keep_heads(columns: Tensor, base: HeadShape, wanted: HeadShape) -> HeadChoice:
+    """The groups that write most, in each of them the heads that write most, in these the numbers that do.
+
+    Args:
+        columns: [H·W] how much each column of the output projection writes (`score_neurons` of it).
+    """
+    share = base.heads // base.groups
+    written = columns.square().view(base.groups, share, base.width)
+    heads = written.sum(dim=2)
+    of_group = wanted.heads // wanted.groups
+    best = torch.sort(heads, dim=1, descending=True, stable=True)
+    groups = keep_neurons(best.values[:, :of_group].sum(dim=1), wanted.groups)
+    inside = best.indices[groups, :of_group].sort(dim=1).values
+    numbers = [
+        keep_neurons(written[group, chosen].sum(dim=0), wanted.width)
+        for group, chosen in zip(groups, inside, strict=True)
+    ]
+    return HeadChoice((groups[:, None] * share + inside).flatten(), groups, torch.stack(numbers))

@@ -51,19 +51,32 @@ class Panel:
     curves: tuple[Curve, ...]
 
 
+LOGIT_LOSSES = (
+    *("kl", "forward_kl", "reverse_kl", "jensen_shannon", "skewed_kl", "total_variation"),
+    "cross_entropy",
+)
+
+
 def panels(steps: Sequence[dict[str, Any]]) -> list[Panel]:
-    """The logit loss in one panel, hidden losses together in another; the total too where it is something else."""
-    if not steps:
-        return []
-    names = [name for name in steps[-1] if name.startswith("hidden_")]
+    """Logit losses in one panel, hidden ones and attention maps in others; the total too where it is something else."""
+    seen = {name: None for step in steps for name in step}
+    logit = [name for name in LOGIT_LOSSES if name in seen]
     found = []
-    if "kl" in steps[-1]:
-        title = Words("Logit loss on the training answers, T² · KL", "训练答案上的 logit 损失，T² · KL")
-        found.append(_panel(title, Words("nats", "纳特"), ["kl"], steps))
-    if names:
-        title = Words("Hidden loss, 1 − cosine, by student and teacher layer", "隐藏层损失，1 − 余弦，按学生层与教师层")
-        found.append(_panel(title, same(""), names, steps))
-    if "loss" in steps[-1] and (names or not found):
+    if logit:
+        title = Words("Logit losses on the training answers", "训练答案上的 logit 损失")
+        found.append(_panel(title, Words("nats", "纳特"), logit, steps))
+    matched = (
+        (
+            "hidden_",
+            Words("Hidden loss, 1 − cosine, by student and teacher layer", "隐藏层损失，1 − 余弦，按学生层与教师层"),
+        ),
+        ("attention_", Words("Attention maps, KL, by student and teacher layer", "注意力图，KL，按学生层与教师层")),
+        ("share_", Words("Share of the gradient", "梯度占比")),
+    )
+    for kind, title in matched:
+        if names := [name for name in seen if name.startswith(kind)]:
+            found.append(_panel(title, same(""), names, steps))
+    if "loss" in seen and (len(found) != 1 or len(logit) != 1):
         found.append(_panel(Words("Total loss", "总损失"), same(""), ["loss"], steps))
     return found
 
@@ -133,7 +146,7 @@ def _curve(name: str, points: Sequence[tuple[float, float]], right: float, top: 
 
 def _curve_name(name: str) -> Words:
     parts = name.split("_")
-    if parts[0] == "hidden" and len(parts) == 3:
+    if parts[0] in ("hidden", "attention") and len(parts) == 3:
         return Words(f"student {parts[1]} ↔ teacher {parts[2]}", f"学生第 {parts[1]} 层 ↔ 教师第 {parts[2]} 层")
     return same(name)
 

@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import json
 import logging
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -19,6 +22,8 @@ from fastapi.responses import JSONResponse
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from potstill.models.completion import Piece
+from potstill.punctuation.stream import Stream
 from potstill.serve.errors import ApiError
 from potstill.serve.openai_replies import Shape
 from potstill.serve.pool import Answer, Order, Pool
@@ -41,6 +46,7 @@ class AnswerResponse(Response):
         shape: how the endpoint says it.
         streamed: whether pieces are sent as they come.
         with_usage: whether a stream ends with the count of its tokens.
+        marks: what the text goes through; None: it is said as the model wrote it.
         log_text: whether the answer is written into the log.
     """
 
@@ -53,11 +59,12 @@ class AnswerResponse(Response):
         *,
         streamed: bool = False,
         with_usage: bool = False,
+        marks: Stream | None = None,
         log_text: bool = False,
     ) -> None:
         super().__init__()
         self._pool, self._order, self._client, self._shape = pool, order, client, shape
-        self._streamed, self._with_usage, self._log_text = streamed, with_usage, log_text
+        self._streamed, self._with_usage, self._marks, self._log_text = streamed, with_usage, marks, log_text
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or end early where the client goes."""
@@ -90,20 +97,30 @@ class AnswerResponse(Response):
                 await error.response()(scope, receive, send)
 
     async def _whole(self, answer: Answer) -> Response:
-        pieces = [piece async for piece in answer]
+        pieces = [piece async for piece in self._filtered(answer)]
         self._log(answer)
-        return JSONResponse(self._shape.whole(answer.reply, pieces))
+        said = "".join(piece.text for piece in pieces)
+        return JSONResponse(self._shape.whole(replace(answer.reply, text=said), pieces))
 
     async def _stream(self, answer: Answer, send: Send) -> None:
         if opening := self._shape.opening():
             await send(_event(opening))
-        async for piece in answer:
+        async for piece in self._filtered(answer):
             await send(_event(self._shape.chunk(piece)))
         self._log(answer)
         await send(_event(self._shape.closing(answer.reply)))
         if self._with_usage:
             await send(_event(self._shape.usage(answer.reply, _measured(answer))))
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
+
+    async def _filtered(self, answer: Answer) -> AsyncIterator[Piece]:
+        """The pieces as they are said. The filter holds back a few characters that are not decided yet."""
+        async for piece in answer:
+            text = self._marks.feed(piece.text) if self._marks else piece.text
+            if text:
+                yield replace(piece, text=text)
+        if self._marks and (rest := self._marks.close()):
+            yield Piece(rest, (), time.perf_counter())
 
     def _log(self, answer: Answer) -> None:
         if self._log_text:

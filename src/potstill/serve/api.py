@@ -14,13 +14,15 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from potstill.chat import filter_of
+from potstill.punctuation.stream import Stream
 from potstill.serve.answering import AnswerResponse
 from potstill.serve.errors import ApiError
 from potstill.serve.guard import client_of
 from potstill.serve.metrics import Metrics
 from potstill.serve.openai_replies import ChatShape, TextShape
 from potstill.serve.openai_requests import ChatRequest, CompletionRequest
-from potstill.serve.pool import Pool
+from potstill.serve.pool import Order, Pool
 from potstill.serve.settings import Settings
 
 
@@ -55,6 +57,7 @@ def _add_answers(router: APIRouter, pool: Pool, settings: Settings) -> None:
             shape(body.model, order.wishes.logprobs),
             streamed=bool(body.stream),
             with_usage=body.include_usage,
+            marks=_marks(shape, order, settings),
             log_text=settings.log_text,
         )
 
@@ -67,6 +70,13 @@ def _add_answers(router: APIRouter, pool: Pool, settings: Settings) -> None:
     async def complete(body: CompletionRequest, request: Request) -> Response:
         """Write a plain text on."""
         return answered(body, TextShape, request)
+
+
+def _marks(shape: type[ChatShape] | type[TextShape], order: Order, settings: Settings) -> Stream | None:
+    """What a chat goes through. A text written on may be code; probabilities belong to the model's own tokens."""
+    if shape is TextShape or order.wishes.logprobs is not None:
+        return None
+    return filter_of(settings.marks or "keep")
 
 
 def _add_models(router: APIRouter, pool: Pool) -> None:

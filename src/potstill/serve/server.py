@@ -19,7 +19,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from potstill.chat import find_models
+from potstill.chat import find_models, usual_marks
 from potstill.problem import Problem
 from potstill.serve.app import create_app
 from potstill.serve.patience import patient_protocol
@@ -37,14 +37,15 @@ def serve(place: Path, settings: Settings, say: Callable[[str], None] = print) -
     """Serve until Ctrl-C or SIGTERM.
 
     Args:
-        place: a run folder, or a GGUF.
+        place: a run folder, a pack, or a GGUF.
         settings: how.
         say: takes the line that names the address.
 
     Raises: Problem: nothing to serve, unsafe settings, a port that is taken.
     """
     folder = place if place.is_dir() else place.parent
-    settings = settings.model_copy(update={"ratings_file": settings.ratings_file or folder / RATINGS})
+    unsaid = {"ratings_file": settings.ratings_file or folder / RATINGS, "marks": settings.marks or usual_marks(place)}
+    settings = settings.model_copy(update=unsaid)
     app = create_app(find_models(place), settings)
     listener = open_port(settings)
     _log_to_stderr()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from potstill.chat import Marks
 from potstill.problem import Problem
 
 SHORTEST_KEY = 12
@@ -45,6 +46,10 @@ class Settings(BaseModel):
     )
     origins: tuple[str, ...] = Field(
         (), description="Other sites whose pages may use the API, such as https://a.example."
+    )
+    marks: Marks | None = Field(
+        None,
+        description="Punctuation of Chinese text in chats: full, half or keep. None: full for a pack, else keep.",
     )
     log_text: bool = Field(False, description="Write questions and answers into the log.")
     rating: Path | None = Field(None, description="TOML file with the models and questions of a blind rating.")

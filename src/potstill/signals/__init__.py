@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from potstill.answers import read_answers
+from potstill.answers import Answer, read_answers
 from potstill.problem import Problem
 from potstill.run import Run, read_json, write_json
+from potstill.vocab.binding import FILE as BINDING
+from potstill.vocab.binding import Binding
 from potstill.vocab.map import VocabMap
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from potstill.models.examples import Example
@@ -35,13 +38,13 @@ def teach(run: Run, folder: Path) -> None:
     """Read all answers, shard by shard."""
     from potstill.signals.collect import collect_signals
 
-    examples = _examples(run)
     source = _open_source(run, folder)
-    total = sum(len(example.ids) for part in examples.values() for example in part)
+    examples, as_read = _examples(run, source)
+    total = sum(len(example.ids) for part in as_read.values() for example in part)
     fresh, started = not any(folder.glob("*-*.safetensors")), time.monotonic()
     with run.progress.task("the teacher reads", total, "tokens") as task:
         shards = {
-            split: collect_signals(source, split, part, run.recipe.signals.shard_answers, folder, task)
+            split: collect_signals(source, split, part, run.recipe.signals.shard_answers, folder, task, as_read[split])
             for split, part in examples.items()
         }
     report = _report(folder, examples, shards)
@@ -67,6 +70,7 @@ def verify(run: Run, positions: int) -> dict[str, float]:
     import torch
 
     from potstill.models.reading import LAST, read_states
+    from potstill.signals.bound import BoundRows
     from potstill.signals.formats import HiddenRows
     from potstill.signals.store import SignalStore
 
@@ -75,12 +79,16 @@ def verify(run: Run, positions: int) -> dict[str, float]:
     order = [int(index) for index in np.random.default_rng(run.recipe.seed).permutation(len(store))]
     ends = np.cumsum([store.examples[index].rows for index in order])
     chosen = order[: int(np.searchsorted(ends, positions)) + 1]
-    examples = [store.examples[index] for index in chosen]
+    as_read = _examples(run, source)[1]["train"]
+    examples = [as_read[index] for index in chosen]
     divergences = []
     for place, states in read_states(source.model, examples, source.teacher_ids, (), source.batch_tokens):
-        fresh = HiddenRows(states[LAST], store.head).logits(slice(None))
-        temperature = 1.0 if store.form.kind == "hidden" else store.form.temperatures[0]
-        divergences.append(store.rows_of([chosen[place]]).divergence(fresh, slice(None), temperature))
+        temperature = 1.0 if store.form.kind != "topk" else store.form.temperatures[0]
+        stored = store.rows_of([chosen[place]])
+        if isinstance(stored, BoundRows):  # what was read is compared, whatever it means to the student
+            stored = HiddenRows(stored.hidden, store.head)
+        fresh = HiddenRows(states[LAST], store.head)
+        divergences.append(stored.divergence(fresh.logits(slice(None)), slice(None), temperature))
     everything = torch.cat(divergences)
     return {
         "positions": float(len(everything)),
@@ -89,22 +97,48 @@ def verify(run: Run, positions: int) -> dict[str, float]:
     }
 
 
-def _examples(run: Run) -> dict[str, list[Example]]:
+Examples = dict[str, list["Example"]]
+
+
+def _examples(run: Run, source: Source) -> tuple[Examples, Examples]:
+    """Split → examples in the student's ids, and the same as the teacher reads them: the same ones unless `bound`."""
+    answers = read_answers(run.stage("answers") / "answers.jsonl")
+    kept, as_read = _paired(run, source, answers) if source.form.kind == "bound" else _shared(run, answers)
+    if not kept["train"]:
+        raise Problem("no training answer fits into signals.context", "Raise signals.context or shorten the prompts.")
+    lost = len(answers) - sum(map(len, kept.values()))
+    if lost:
+        run.progress.say(f"signals: {lost} answers left out, their question fills signals.context")
+    return kept, as_read
+
+
+def _shared(run: Run, answers: Sequence[Answer]) -> tuple[Examples, Examples]:
     from potstill.answers.tokenize import tokenize
     from potstill.models.teacher import load_tokenizer
 
     tokenizer = load_tokenizer(run.stage("vocab"))
-    answers = read_answers(run.stage("answers") / "answers.jsonl")
     found = {
         split: tokenize(tokenizer, [a for a in answers if a.prompt.split == split], run.recipe.signals.context)
         for split in SPLITS
     }
-    if not found["train"]:
-        raise Problem("no training answer fits into signals.context", "Raise signals.context or shorten the prompts.")
-    lost = len(answers) - sum(map(len, found.values()))
-    if lost:
-        run.progress.say(f"signals: {lost} answers left out, their question fills signals.context")
-    return found
+    return found, found
+
+
+def _paired(run: Run, source: Source, answers: Sequence[Answer]) -> tuple[Examples, Examples]:
+    from potstill.models.teacher import find_teacher
+    from potstill.vocab.foreign import speakers
+    from potstill.vocab.pairs import pair
+
+    teacher = find_teacher(run.recipe.teacher.model, run.home, run.progress)
+    student, master = speakers(run, teacher.checkpoint, len(source.head))
+    pairs = {
+        split: pair(student, master, [a for a in answers if a.prompt.split == split], run.recipe.signals.context)
+        for split in SPLITS
+    }
+    return (
+        {split: [kept for kept, _ in found] for split, found in pairs.items()},
+        {split: [read for _, read in found] for split, found in pairs.items()},
+    )
 
 
 def _open_source(run: Run, folder: Path) -> Source:
@@ -123,17 +157,44 @@ def _open_source(run: Run, folder: Path) -> Source:
     if not note.exists():
         write_json(note, fastest_dtype())
     model = load_model(teacher.checkpoint, getattr(torch, read_json(note)))
-    vocabulary = VocabMap.load(run.stage("vocab") / "vocab_map.safetensors")
-    teacher_ids = torch.from_numpy(vocabulary.teacher_ids)
-    head = head_weight(model).detach()[teacher_ids]
+    kept = _kept(run, head_weight(model).detach())
     if not (folder / "head.safetensors").exists():
-        save_file({"head": head}, folder / "head.tmp")
+        save_file({"head": kept.head, **kept.binding}, folder / "head.tmp")
         (folder / "head.tmp").replace(folder / "head.safetensors")
-    form = _store_format(run.recipe, model, vocabulary, teacher.sha256)
-    return Source(model, teacher_ids, head, form, run.recipe.signals.k, run.recipe.signals.batch_tokens)
+    form = _store_format(run.recipe, model, kept, teacher.sha256)
+    return Source(model, kept.teacher_ids, kept.head, form, run.recipe.signals.k, run.recipe.signals.batch_tokens)
 
 
-def _store_format(recipe: Recipe, model: PreTrainedModel, vocabulary: VocabMap, teacher: str) -> StoreFormat:
+@dataclass(frozen=True)
+class Kept:
+    """What of the teacher's head is kept, and what it is to the student.
+
+    Args:
+        head: [V, D] over the student's tokens; [U, D], all of it, for a student with a tokenizer of its own.
+        teacher_ids: [V]; None for such a student. size: tokens the student has.
+        binding: what `BoundHead` needs, for such a student.
+    """
+
+    head: Tensor
+    teacher_ids: Tensor | None
+    size: int
+    binding: dict[str, Tensor]
+
+
+def _kept(run: Run, head: Tensor) -> Kept:
+    import torch
+
+    if not (run.stage("vocab") / BINDING).exists():
+        vocabulary = VocabMap.load(run.stage("vocab") / "vocab_map.safetensors")
+        teacher_ids = torch.from_numpy(vocabulary.teacher_ids)
+        return Kept(head[teacher_ids], teacher_ids, vocabulary.size, {})
+    binding = Binding.load(run.stage("vocab") / BINDING)
+    sorted_weight = torch.tensor(run.recipe.vocab.binding.sorted_weight)
+    arrays = {"student_of": torch.from_numpy(binding.student_of), "sorted_weight": sorted_weight}
+    return Kept(head.clone(), None, binding.students, arrays)
+
+
+def _store_format(recipe: Recipe, model: PreTrainedModel, kept: Kept, teacher: str) -> StoreFormat:
     from potstill.signals.store import StoreFormat
 
     width, asked, layers = model.config.hidden_size, recipe.signals, recipe.teacher_layers()
@@ -144,9 +205,29 @@ def _store_format(recipe: Recipe, model: PreTrainedModel, vocabulary: VocabMap, 
             f"distill.hidden_pairs names teacher layer {layers[-1]}, it has {model.config.num_hidden_layers}",
             "Name a layer that exists.",
         )
+    looks = recipe.attention_layers()
+    if looks and looks[-1] > model.config.num_hidden_layers:
+        raise Problem(
+            f"distill.attention_pairs names teacher layer {looks[-1]}, it has {model.config.num_hidden_layers}",
+            "Name a layer that exists.",
+        )
+    if kept.binding and (looks or asked.format == "topk"):
+        raise Problem(
+            "a student with a tokenizer of its own has other positions and tokens than its teacher: attention maps and "
+            "topk signals cannot be told in them",
+            'Remove distill.attention_pairs and set signals.format = "hidden".',
+        )
     temperatures = recipe.distill.temperature.values() if asked.format == "topk" else ()
     return StoreFormat(
-        asked.format, asked.precision, asked.group, width, vocabulary.size, layers, temperatures, teacher
+        "bound" if kept.binding else asked.format,
+        asked.precision,
+        asked.group,
+        width,
+        kept.size,
+        layers,
+        temperatures,
+        teacher,
+        attention=looks,
     )
 
 

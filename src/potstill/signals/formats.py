@@ -1,36 +1,54 @@
 """The two forms a teacher's thought is kept in, and what a loss may ask of either.
 
 In:  hidden states after the teacher's last norm, and its head over the kept vocabulary.
-Out: arrays for the disk; `Rows` that answer with divergences.
+Out: arrays for the disk; `Rows` that answer with divergences; attention maps without their empty half.
 Does not know: files, answers, training.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from potstill.losses import bucket_kl, forward_kl
+from potstill.losses import Sides, bucket_sides, dense_sides, divergences, kl
+from potstill.recipe import LossesSection
 
 Arrays = dict[str, Tensor]
 
 
-class Rows(Protocol):
+class Rows(ABC):
     """What the teacher thought at N answer positions."""
 
+    @abstractmethod
     def __len__(self) -> int:
         """N."""
 
+    @abstractmethod
+    def sides(self, student_logits: Tensor, rows: slice, temperature: float) -> Sides:
+        """Log-probabilities of both over the same outcomes, from the student's logits [n, V] at those rows."""
+
+    def weights(self, wanted: LossesSection) -> dict[str, float]:
+        """Name → weight of what `losses` gives for that recipe; cross entropy needs no teacher and isn't among it."""
+        return {name: weight for name, weight in wanted.weights().items() if name != "cross_entropy"}
+
+    def losses(
+        self, student_logits: Tensor, rows: slice, temperature: float, wanted: LossesSection
+    ) -> dict[str, Tensor]:
+        """Each divergence that has a weight, times T², [n]; see `losses.divergences`."""
+        sides = self.sides(student_logits, rows, temperature)
+        return divergences(sides, temperature, self.weights(wanted), wanted.mixture, wanted.skew)
+
     def divergence(self, student_logits: Tensor, rows: slice, temperature: float) -> Tensor:
-        """T² · KL [n] against the student's logits [n, V] at those rows; see `losses`."""
+        """T² · KL(teacher ‖ student) [n], whatever is trained on: what a comparison asks for."""
+        return temperature**2 * kl(*self.sides(student_logits, rows, temperature))
 
 
 @dataclass(frozen=True)
-class HiddenRows:
+class HiddenRows(Rows):
     """All logits, exactly, at any temperature: the head replayed on cached hidden states.
 
     Args:
@@ -49,13 +67,13 @@ class HiddenRows:
         """[n, V] in the head's dtype."""
         return self.hidden[rows].to(self.head.dtype) @ self.head.T
 
-    def divergence(self, student_logits: Tensor, rows: slice, temperature: float) -> Tensor:
-        """T² · KL [n] over the whole kept vocabulary."""
-        return forward_kl(self.logits(rows), student_logits, temperature)
+    def sides(self, student_logits: Tensor, rows: slice, temperature: float) -> Sides:
+        """Over the whole kept vocabulary, [n, V]."""
+        return dense_sides(self.logits(rows), student_logits, temperature)
 
 
 @dataclass(frozen=True)
-class TopKRows:
+class TopKRows(Rows):
     """K likeliest tokens and the exact mass of the rest, for teachers whose head is out of reach.
 
     Args:
@@ -71,13 +89,13 @@ class TopKRows:
         """N."""
         return len(self.ids)
 
-    def divergence(self, student_logits: Tensor, rows: slice, temperature: float) -> Tensor:
-        """T² · KL [n] over K tokens and one bucket. Raises: ValueError at a temperature without a stored rest."""
+    def sides(self, student_logits: Tensor, rows: slice, temperature: float) -> Sides:
+        """Over K tokens and one bucket, [n, K + 1]. Raises: ValueError at a temperature without a stored rest."""
         known = [stored for stored in self.rests if abs(stored - temperature) < 1e-6]
         if not known:
             raise ValueError(f"no rest is stored at T = {temperature}; there is one at {sorted(self.rests)}")
         rest = self.rests[known[0]][rows]
-        return bucket_kl(self.ids[rows], self.log_probabilities[rows], rest, student_logits, temperature)
+        return bucket_sides(self.ids[rows], self.log_probabilities[rows], rest, student_logits, temperature)
 
 
 def quantise_rows(values: Tensor, group: int) -> tuple[Tensor, Tensor]:
@@ -114,6 +132,34 @@ def decode_states(name: str, arrays: Mapping[str, Tensor]) -> Tensor:
     if f"{name}.scale" in arrays:
         return dequantise_rows(arrays[name], arrays[f"{name}.scale"])
     return arrays[name].float()
+
+
+def encode_attention(layer: int, maps: Tensor) -> Arrays:
+    """Attention of one answer's positions, [n, T] with T tokens in all, as one array without what lies ahead.
+
+    The first row is that of the answer's first token, which T - n tokens come before; every row sees one more.
+    """
+    return {f"attention-{layer}": maps[_seen(len(maps), maps.shape[1] - len(maps), maps.shape[1])].half()}
+
+
+def decode_attention(values: Tensor, rows: int, start: int, width: int) -> Tensor:
+    """float32 [n, width] from `encode_attention`, 0 where nothing is seen.
+
+    Args:
+        values: the array. rows: n. start: tokens before the answer. width: at least start + n - 1.
+    """
+    maps = torch.zeros(rows, width)
+    maps[_seen(rows, start, width)] = values.float()
+    return maps
+
+
+def attention_values(rows: Tensor, starts: Tensor) -> Tensor:
+    """How many values `encode_attention` keeps of answers of so many rows after so many tokens."""
+    return rows * (2 * starts + rows - 1) // 2
+
+
+def _seen(rows: int, start: int, width: int) -> Tensor:
+    return torch.arange(width) < (start + torch.arange(rows))[:, None]
 
 
 def encode_topk(hidden: Tensor, head: Tensor, k: int, temperatures: Sequence[float], chunk: int = 256) -> Arrays:

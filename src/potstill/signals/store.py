@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -22,10 +23,18 @@ from torch import Tensor
 
 from potstill.fidelity import NOTHING, Fidelity, compare
 from potstill.models.examples import Example
-from potstill.models.positions import predicted
 from potstill.problem import Problem
 from potstill.run import read_json
-from potstill.signals.formats import Arrays, HiddenRows, Rows, TopKRows, decode_states
+from potstill.signals.bound import BINDING_ARRAYS, BoundHead, BoundRows
+from potstill.signals.formats import (
+    Arrays,
+    HiddenRows,
+    Rows,
+    TopKRows,
+    attention_values,
+    decode_attention,
+    decode_states,
+)
 
 FORMAT = 1
 INDEX, HEAD = "index.json", "head.safetensors"
@@ -36,9 +45,10 @@ class StoreFormat:
     """What every shard says of itself.
 
     Args:
-        kind: hidden or topk. precision: int8 or float16. group: values a scale.
-        width: D. vocabulary: V. layers: middle layers kept. temperatures: where topk has a rest.
-        teacher: SHA-256 of the teacher. version: of this layout.
+        kind: hidden, topk, or bound (hidden states of a teacher whose student has a tokenizer of its own).
+        precision: int8 or float16. group: values a scale.
+        width: D. vocabulary: V, the student's. layers: middle layers kept. temperatures: where topk has a rest.
+        teacher: SHA-256 of the teacher. version: of this layout. attention: layers whose maps are kept.
     """
 
     kind: str
@@ -50,6 +60,7 @@ class StoreFormat:
     temperatures: tuple[float, ...]
     teacher: str
     version: int = FORMAT
+    attention: tuple[int, ...] = ()
 
 
 def write_shard(path: Path, form: StoreFormat, examples: Sequence[Example], signals: Sequence[Arrays]) -> None:
@@ -59,12 +70,17 @@ def write_shard(path: Path, form: StoreFormat, examples: Sequence[Example], sign
         "lengths": torch.tensor([len(example.ids) for example in examples], dtype=torch.int32),
         "starts": torch.tensor([example.start for example in examples], dtype=torch.int32),
     }
+    chosen = [example.places for example in examples if example.places is not None]
+    if chosen:
+        arrays["places"] = torch.from_numpy(np.concatenate(chosen)).int()
+        arrays["counts"] = torch.tensor([len(places) for places in chosen], dtype=torch.int32)
     for name in signals[0]:
         arrays[name] = torch.cat([signal[name] for signal in signals])
     described = {
         "potstill.signals": json.dumps(asdict(form)),
         "ids": json.dumps([example.id for example in examples], ensure_ascii=False),
         "categories": json.dumps([example.category for example in examples], ensure_ascii=False),
+        "given": json.dumps([example.given for example in examples]),
     }
     temporary = path.with_name(path.name + ".tmp")
     save_file(arrays, temporary, metadata=described)
@@ -82,6 +98,9 @@ class _Shard:
             form = json.loads(described["potstill.signals"])
             self.names: list[str] = json.loads(described["ids"])
             self.categories: list[str] = json.loads(described["categories"])
+            # Shards of older versions say nothing of these two.
+            self.given: list[bool] = json.loads(described.get("given", json.dumps([False] * len(self.names))))
+            form.setdefault("attention", [])
         except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
             raise Problem(f"{path}: truncated or not a signal shard ({error})", _AGAIN) from None
         if form != json.loads(json.dumps(asdict(expected))):
@@ -89,17 +108,23 @@ class _Shard:
         lengths = self.file.get_tensor("lengths").long()
         self.starts = self.file.get_tensor("starts").long()
         self.token_ends = lengths.cumsum(0)
-        self.row_ends = (lengths - self.starts).cumsum(0)
+        self.has_places = "places" in self.names_of_arrays
+        rows = self.file.get_tensor("counts").long() if self.has_places else lengths - self.starts
+        self.row_ends = rows.cumsum(0)
+        self.map_ends = attention_values(lengths - self.starts, self.starts).cumsum(0)
         self.lengths = lengths
 
     def example(self, index: int) -> Example:
         end, length = int(self.token_ends[index]), int(self.lengths[index])
         ids = self.file.get_slice("ids")[end - length : end].long().numpy()
-        return Example(self.names[index], self.categories[index], ids, int(self.starts[index]))
+        places = self.arrays(index, "places")["places"].long().numpy() if self.has_places else None
+        return Example(
+            self.names[index], self.categories[index], ids, int(self.starts[index]), self.given[index], places
+        )
 
     def arrays(self, index: int, prefix: str) -> Arrays:
-        end = int(self.row_ends[index])
-        begin = end - int(self.lengths[index] - self.starts[index])
+        ends = self.map_ends if prefix.startswith("attention-") else self.row_ends
+        begin, end = int(ends[index - 1]) if index else 0, int(ends[index])
         names = [name for name in self.names_of_arrays if name.split(".")[0] == prefix]
         return {name: self.file.get_slice(name)[begin:end] for name in names}
 
@@ -123,9 +148,10 @@ class SignalStore:
         described = index["format"]
         if described["version"] != FORMAT:
             raise Problem(f"{folder}: signals of format {described['version']}, this potstill reads {FORMAT}", _AGAIN)
-        self.form = StoreFormat(
-            **{**described, "layers": tuple(described["layers"]), "temperatures": tuple(described["temperatures"])}
-        )
+        frozen: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in described.items()
+        }
+        self.form = StoreFormat(**frozen)
         self._shards = [_Shard(folder / name, self.form) for name in index["shards"][split]]
         self._places = [(shard, row) for shard in self._shards for row in range(len(shard.names))]
         self.examples = [shard.example(row) for shard, row in self._places]
@@ -141,17 +167,31 @@ class SignalStore:
 
     @cached_property
     def head(self) -> Tensor:
-        """[V, D] the teacher's head over the kept tokens, as it was loaded."""
+        """[V, D] the teacher's head, as it was loaded: over the kept tokens, or over all of its own (bound)."""
+        return self._head_file["head"]
+
+    @cached_property
+    def _head_file(self) -> Arrays:
+        names = {"head", *(BINDING_ARRAYS if self.form.kind == "bound" else ())}
         try:
-            return load_file(self.folder / HEAD)["head"]
-        except (OSError, SafetensorError, KeyError) as error:
+            arrays = load_file(self.folder / HEAD)
+        except (OSError, SafetensorError) as error:
             raise Problem(f"{self.folder / HEAD}: damaged ({error})", _AGAIN) from None
+        if missing := names - arrays.keys():
+            raise Problem(f"{self.folder / HEAD}: lacks {', '.join(sorted(missing))}", _AGAIN)
+        return arrays
+
+    @cached_property
+    def _bound_head(self) -> BoundHead:
+        arrays = self._head_file
+        return BoundHead(arrays["head"], arrays["student_of"], self.form.vocabulary, float(arrays["sorted_weight"]))
 
     def rows_of(self, indices: Sequence[int]) -> Rows:
         """The signals of some examples, end to end, [N, …]."""
-        parts = [self._arrays(index, "hidden" if self.form.kind == "hidden" else "topk") for index in indices]
-        if self.form.kind == "hidden":
-            return HiddenRows(torch.cat([decode_states("hidden", part) for part in parts]), self.head)
+        parts = [self._arrays(index, "topk" if self.form.kind == "topk" else "hidden") for index in indices]
+        if self.form.kind != "topk":
+            hidden = torch.cat([decode_states("hidden", part) for part in parts])
+            return BoundRows(hidden, self._bound_head) if self.form.kind == "bound" else HiddenRows(hidden, self.head)
         rests = torch.cat([part["topk.rests"] for part in parts])
         return TopKRows(
             torch.cat([part["topk.ids"] for part in parts]),
@@ -159,27 +199,48 @@ class SignalStore:
             {temperature: rests[:, column] for column, temperature in enumerate(self.form.temperatures)},
         )
 
+    def teacher_logits(self, index: int) -> Tensor:
+        """[n, V] what the teacher would say at one example's rows, over the student's vocabulary. Needs all logits."""
+        rows = self.rows_of([index])
+        if isinstance(rows, BoundRows):
+            return rows.student_logits(slice(None))
+        if isinstance(rows, HiddenRows):
+            return HiddenRows(rows.hidden, self._float_head).logits(slice(None))
+        raise Problem("fidelity needs all logits, and topk signals do not hold them", 'Set signals.format = "hidden".')
+
     def compare(self, index: int, student_logits: Tensor, ends: Sequence[int] = ()) -> list[Fidelity]:
-        """Fidelity of a student's logits [n, V] at one example's answer positions. Needs hidden signals.
+        """Fidelity of a student at one example's rows. Needs hidden or bound signals.
+
+        Across vocabularies the KL has all unbound tokens in one bucket, and top-1 looks at the bound ones.
 
         Args:
-            ends: ascending; cut the answer before these positions.
+            student_logits: [n, V] at the rows, or at all answer tokens of an example that has fewer rows.
+            ends: ascending; cut the answer before these answer tokens.
 
         Returns: one `Fidelity` a stretch, `len(ends) + 1` in all; of 0 positions where the answer is too short.
         """
-        rows = self.rows_of([index])
-        if not isinstance(rows, HiddenRows):
-            raise Problem(
-                "fidelity needs all logits, and topk signals do not hold them", 'Set signals.format = "hidden".'
-            )
         example = self.examples[index]
-        tokens = torch.from_numpy(example.ids[predicted(example.start, len(example.ids))])
-        teacher_logits = HiddenRows(rows.hidden, self._float_head).logits(slice(None))
-        bounds = pairwise(min(end, len(tokens)) for end in (0, *ends, len(tokens)))
+        answer_tokens = len(example.ids) - example.start
+        places = np.arange(answer_tokens) if example.places is None else example.places
+        if len(student_logits) == answer_tokens:
+            student_logits = student_logits[places]
+        tokens = torch.from_numpy(example.ids[example.predicted])
+        teacher_logits = self.teacher_logits(index)
+        bounds = pairwise(int(np.searchsorted(places, end)) for end in (0, *ends, answer_tokens))
         return [
-            compare(teacher_logits[begin:end], student_logits[begin:end], tokens[begin:end]) if begin < end else NOTHING
+            self._compared(teacher_logits[begin:end], student_logits[begin:end], tokens[begin:end])
+            if begin < end
+            else NOTHING
             for begin, end in bounds
         ]
+
+    def _compared(self, teacher_logits: Tensor, student_logits: Tensor, tokens: Tensor) -> Fidelity:
+        found = compare(teacher_logits, student_logits, tokens)
+        if self.form.kind != "bound":
+            return found
+        head = self._bound_head
+        shared_out = head.spread(head.log_sums(student_logits.float().log_softmax(dim=-1)))
+        return replace(found, kl=compare(teacher_logits, shared_out, tokens).kl)
 
     @cached_property
     def _float_head(self) -> Tensor:
@@ -189,6 +250,18 @@ class SignalStore:
         """[N, D] states of a middle layer of some examples, end to end."""
         name = f"layer-{layer}"
         return torch.cat([decode_states(name, self._arrays(index, name)) for index in indices])
+
+    def attention(self, indices: Sequence[int], layer: int, width: int) -> Tensor:
+        """[N, width] attention (mean over heads) of a layer at some examples' answer positions, end to end.
+
+        Args:
+            width: of the rows, 0 where nothing is seen; at least what the longest example needs.
+        """
+        name, parts = f"attention-{layer}", []
+        for index in indices:
+            example = self.examples[index]
+            parts.append(decode_attention(self._arrays(index, name)[name], example.rows, example.start, width))
+        return torch.cat(parts)
 
     def _arrays(self, index: int, prefix: str) -> Arrays:
         shard, row = self._places[index]

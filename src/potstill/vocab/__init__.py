@@ -1,4 +1,4 @@
-"""Stage `vocab`: the student's vocabulary, a merge-closed subset of the teacher's.
+"""Stage `vocab`: the student's vocabulary, a merge-closed subset of the teacher's, or its base's own (`foreign`).
 
 In:  `answers/` (training text alone chooses, held-out text measures), text files of the recipe, the teacher.
 Out: `vocab/`: a tokenizer that AutoTokenizer loads, `vocab_map.safetensors`, `report.json`.
@@ -20,6 +20,7 @@ from potstill.models.conversation import answer_ids, question_ids, text_ids
 from potstill.models.teacher import Teacher, find_teacher, load_model, load_tokenizer
 from potstill.run import Run, read_json, write_json, write_text
 from potstill.texts import passages
+from potstill.vocab.foreign import bind_vocabulary, foreign_base
 from potstill.vocab.map import VocabMap
 from potstill.vocab.subset import choose_tokens, subset_tokenizer
 
@@ -47,6 +48,9 @@ def build_vocabulary(run: Run, folder: Path) -> None:
     teacher = find_teacher(run.recipe.teacher.model, run.home, run.progress)
     tokenizer = load_tokenizer(teacher.checkpoint)
     answers = read_answers(run.stage("answers") / "answers.jsonl")
+    if (base := foreign_base(run, teacher.checkpoint)) is not None:
+        bind_vocabulary(run, folder, teacher, base, _load_teacher(run, teacher), answers)
+        return
     training = [answer for answer in answers if answer.prompt.split == "train"]
     counts = count_tokens(tokenizer, training, passages(run.recipe.vocab.texts, PASSAGE_CHARACTERS))
     model = _load_teacher(run, teacher)

@@ -7,9 +7,11 @@ Does not know: recipes, runs, how tokens are chosen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -53,6 +55,24 @@ def kept_probability(model: PreTrainedModel, examples: Sequence[Example], vocabu
         share += float((logits[:, kept].logsumexp(-1) - logits.logsumexp(-1)).exp().sum())
         positions += len(logits)
     return share / max(positions, 1)
+
+
+@torch.inference_mode()
+def probability_of(
+    model: PreTrainedModel, examples: Sequence[Example], sets: Mapping[str, NDArray[np.int64]], task: Task
+) -> dict[str, float]:
+    """Mean over rows of the probability that the teacher gives to each set of its tokens.
+
+    Args:
+        examples: in the teacher's own ids. sets: name → teacher ids.
+    """
+    shares, rows = dict.fromkeys(sets, 0.0), 0
+    for logits in _answer_logits(model, examples, None, task):
+        probabilities = logits.softmax(dim=-1)
+        for name, ids in sets.items():
+            shares[name] += float(probabilities[:, torch.from_numpy(ids)].sum())
+        rows += len(logits)
+    return {name: share / max(rows, 1) for name, share in shares.items()}
 
 
 def first_tokens(examples: Sequence[Example], tokens: int) -> list[Example]:

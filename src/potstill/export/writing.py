@@ -1,0 +1,126 @@
+"""The student's files: any type, mix or guarded type, written and proved.
+
+In:  a run whose student is trained, names of types as the recipe has them.
+Out: GGUFs (and adapters) in a folder, one entry a file for the stage's report.
+Does not know: which of them is best.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from potstill.export.guard import add_guard, common_symbols, read_tokens, write_tokens
+from potstill.export.proof import prove
+from potstill.models.anatomy import head_weight
+from potstill.models.checkpoint import read_header
+from potstill.models.gguf import write_gguf
+from potstill.models.gguf_adapter import adapter_beside
+from potstill.models.importance import measure_importance
+from potstill.models.mix import Mix
+from potstill.models.teacher import find_teacher, load_model, load_tokenizer
+from potstill.recipe.product import CHOSEN, GUARD
+from potstill.run import Run, digest
+from potstill.signals.store import SignalStore
+
+BATCH_TOKENS = 2048
+EXACT = "F16"
+TOKENS_FILE = "guard-tokens.txt"
+
+
+class StudentFiles:
+    """One student, and the folder its files go to. What is there already is proved again, not written again."""
+
+    def __init__(self, run: Run, folder: Path, stamp: str) -> None:
+        """Find the student. `stamp`: what made the files, for their headers. Raises: Problem where there is none."""
+        self.run, self.folder, self.section = run, folder, run.recipe.export
+        self.checkpoint = run.stage("distill") / "student"
+        self.examples = SignalStore(run.stage("signals"), "train").examples
+        teacher = find_teacher(run.recipe.teacher.model, run.home, run.progress)
+        self._metadata = {
+            "general.name": f"{run.recipe.name} student of {teacher.name}",
+            "general.license": teacher.licence,
+            "fingerprint": stamp,
+            "teacher": teacher.name,
+            "teacher_sha256": teacher.sha256,
+            "student_fingerprint": read_header(self.checkpoint).get("potstill.fingerprint", ""),
+        }
+
+    @cached_property
+    def importance(self) -> dict[str, NDArray[np.float32]]:
+        """Which columns matter on what the student was trained on; empty where the recipe wants them all the same."""
+        left, sequences = self.section.importance_tokens, []
+        for example in self.examples:
+            if left > 0 and len(example.ids) > 1:
+                sequences.append(example.ids[: max(left, 2)])
+                left -= len(sequences[-1])
+        if not sequences:
+            return {}
+        return measure_importance(load_model(self.checkpoint, torch.float32), sequences, BATCH_TOKENS)
+
+    @cached_property
+    def guarded(self) -> list[int]:
+        """The tokens to guard; their list is left beside the files."""
+        tokenizer = load_tokenizer(self.checkpoint)
+        given = self.section.guard_tokens
+        rows = (
+            read_tokens(given, tokenizer)
+            if given
+            else common_symbols(tokenizer, self.examples, self.section.guard_most)
+        )
+        write_tokens(self.folder / TOKENS_FILE, tokenizer, rows)
+        return rows
+
+    def path(self, kind: str) -> Path:
+        """The file of a type."""
+        return self.folder / f"{self.run.recipe.name}-{kind}.gguf"
+
+    def mix(self, kind: str) -> str | Mix:
+        """What `models` knows a type of the recipe as."""
+        plain = kind.removesuffix(GUARD)
+        own = next((mix for mix in self.section.mixes if mix.name == plain), None)
+        return plain if own is None else Mix(own.name, own.base, own.tensors)
+
+    def write(self, kind: str) -> dict[str, Any]:
+        """Write and prove the file of one type; its entry in the report. Raises: Problem where the proof fails."""
+        path = self.path(kind)
+        guarded = kind.endswith(GUARD)
+        if not path.exists():
+            self._write(kind, path, guarded)
+        if guarded and adapter_beside(path) is None:
+            head = head_weight(load_model(self.checkpoint, torch.float32)).detach().numpy()
+            add_guard(path, self.guarded, head)
+        difference = prove(self.checkpoint, path, self.examples, self.section.tolerance if kind == EXACT else None)
+        adapter = adapter_beside(path)
+        entry: dict[str, Any] = {
+            "name": path.name,
+            "type": kind,
+            "megabytes": (path.stat().st_size + (adapter.stat().st_size if adapter else 0)) / 1e6,
+            "largest_difference": difference,
+        }
+        self.run.progress.say(
+            f"{path.name}: {entry['megabytes']:.0f} MB, logits within {difference:.3g} of the float student"
+        )
+        return entry if adapter is None else {**entry, "adapter": adapter.name, "guarded": len(self.guarded)}
+
+    def write_chosen(self, name: str) -> dict[str, Any]:
+        """The file of a mix that was chosen; its type in the report is `chosen`, its name says what it is."""
+        return {**self.write(name), "type": CHOSEN, "mix": name}
+
+    def _write(self, kind: str, path: Path, guarded: bool) -> None:
+        # The guarded rows are part of the header, so that a file with another guard has another hash.
+        metadata = {**self._metadata, **({"guard": digest(self.guarded)} if guarded else {})}
+        write_gguf(
+            self.checkpoint,
+            path,
+            self.mix(kind),
+            metadata=metadata,
+            progress=self.run.progress,
+            importance=self.importance if kind != EXACT else {},
+            untied=guarded,
+        )
