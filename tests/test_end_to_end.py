@@ -384,7 +384,7 @@ def compare_training(expected: Path, found: Path) -> None:
     )
     assert [line["step"] for line in ours] == [line["step"] for line in theirs]
     assert len(ours) > KILLS["distill"][1]
-    for part in ("loss", "kl", "hidden_2_3"):
+    for part in ("loss", "forward_kl", "hidden_2_3"):
         assert [line[part] for line in ours] == pytest.approx([line[part] for line in theirs], rel=1e-5)
     with (
         safe_open(expected / "student" / "model.safetensors", framework="np") as one,

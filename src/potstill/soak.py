@@ -184,6 +184,7 @@ def soak(
         progress.task("soak", hours * 3600, "s") as task,
     ):
         asked = _that_fit(engine, offered)
+        gc.freeze()  # what was there before is not looked through after every conversation
         try:
             for _ in _time_left(hours * 3600, task):
                 _converse(engine, asked, draw, max_tokens, report)
@@ -194,6 +195,7 @@ def soak(
                     break
         except KeyboardInterrupt:
             progress.say("soak: stopped; what was seen counts")
+    gc.unfreeze()
     report.seconds, report.peak_mb = time.monotonic() - started, peak_memory_mb()
     report.fit()
     return report
