@@ -252,8 +252,8 @@ def test_the_log_has_no_message_text_no_key_and_no_rater(start: Start, caplog: p
     with caplog.at_level(logging.INFO):
         server.client(api_key=KEY).chat.completions.create(**secret)
         requests.get(f"{server.url}rate/token-of-a-rater/state?question=my+secret", timeout=20)
+        wait_until(lambda: "/rate/…/state 404" in caplog.text)  # written behind the answer
 
-    wait_until(lambda: "/rate/…/state 404" in caplog.text)
     assert "127.0.0.1 POST /v1/chat/completions 200" in caplog.text
     for private in ("my secret", "my+secret", KEY, "token-of-a-rater"):
         assert private not in caplog.text
@@ -263,8 +263,8 @@ def test_the_log_has_the_text_where_it_is_asked_for(start: Start, caplog: pytest
     server = start(log_text=True)
     with caplog.at_level(logging.INFO):
         server.client().chat.completions.create(**CHAT)
+        wait_until(lambda: "answered" in caplog.text)
 
-    wait_until(lambda: "answered" in caplog.text)
     assert "hello there" in caplog.text
 
 
