@@ -7,19 +7,15 @@ Does not know: how anything was compared or measured.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from potstill.compare.pairing import Estimate
 from potstill.compare.standing import Comparison, Reading, Standing
+from potstill.report.html import render_page
 from potstill.report.metrics import Metric
 from potstill.report.names import group_named
 from potstill.report.words import DASH, Words, is_share, number, quantity, same, unit_words
@@ -78,25 +74,16 @@ def write_page(comparison: Comparison, path: Path) -> None:
 
 def render(comparison: Comparison) -> str:
     """The page. The same comparison always gives the same text."""
-    loader = ChoiceLoader([PackageLoader("potstill.compare"), PackageLoader("potstill.report")])
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     names = [entrant.name for entrant in comparison.entrants]
     blocks = [_block(standing, names) for standing in comparison.standings]
-    script, style = (loader.get_source(environment, name)[0] for name in ("language.js", "style.css"))
-    page = environment.get_template("compare.html").render(
-        style=Markup(style + loader.get_source(environment, "compare.css")[0]),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        entrants=comparison.entrants,
-        warnings=comparison.warnings,
-        headlines=[block for block in blocks if block.metric.key in HEADLINES],
-        groups=_groups([block for block in blocks if block.metric.key not in HEADLINES]),
-        recipes={key: [_setting(value) for value in values] for key, values in comparison.recipes.items()},
-    )
-    # JSON can hold half a surrogate pair, UTF-8 can't.
-    return page.encode("utf-8", "replace").decode("utf-8") + "\n"
+    content = {
+        "entrants": comparison.entrants,
+        "warnings": comparison.warnings,
+        "headlines": [block for block in blocks if block.metric.key in HEADLINES],
+        "groups": _groups([block for block in blocks if block.metric.key not in HEADLINES]),
+        "recipes": {key: [_setting(value) for value in values] for key, values in comparison.recipes.items()},
+    }
+    return render_page("compare.html", content, packages=["potstill.compare"], styles=["compare.css"])
 
 
 def _groups(blocks: Sequence[Block]) -> list[tuple[Words, list[Block]]]:

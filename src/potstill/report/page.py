@@ -7,8 +7,6 @@ Does not know: where the material lies, how it was made.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +14,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from potstill.models.catalogue import entry_named
 from potstill.report import curves, repeats, scatter, scorecard, stages
 from potstill.report.glance import glance
+from potstill.report.html import render_page
 from potstill.report.material import Json, Material
 from potstill.report.metrics import Metric, metric_named
 from potstill.report.names import mark_of, model_named
@@ -110,23 +106,8 @@ class Provenance:
 
 def render(material: Material) -> str:
     """The page. The same material always gives the same text."""
-    environment = Environment(
-        loader=PackageLoader("potstill.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals.update(model_named=model_named, mark_of=mark_of)
-    script = _source(environment, "language.js")
-    page = environment.get_template("page.html").render(
-        style=_source(environment, "style.css"),
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        **_sections(material),
-    )
-    # JSON can hold half a surrogate pair, UTF-8 can't.
-    return page.encode("utf-8", "replace").decode("utf-8") + "\n"
+    asked = {"model_named": model_named, "mark_of": mark_of}
+    return render_page("page.html", _sections(material), asked=asked)
 
 
 def _sections(material: Material) -> dict[str, Any]:
@@ -153,12 +134,6 @@ def _sections(material: Material) -> dict[str, Any]:
         "files": _files(material),
         "provenance": _provenance(material),
     }
-
-
-def _source(environment: Environment, name: str) -> Markup:
-    """A file of ours as it is; nothing of a run ever goes through here."""
-    assert environment.loader is not None
-    return Markup(environment.loader.get_source(environment, name)[0])
 
 
 def _lineage(material: Material) -> Lineage:
