@@ -6,20 +6,23 @@ import hashlib
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from finished_pack_run import build_run
 
 from potstill.models.engine import Engine, default_threads
+from potstill.models.gguf_adapter import adapter_path
 from potstill.models.gguf_reader import read_metadata
 from potstill.pack import KINDS, build, pack, read_manifest
 from potstill.pack.build import Exported, choose
+from potstill.pack.build import exported as exported_files
 from potstill.pack.guides import modelfile
 from potstill.pack.runtime import NAME, VERSION, WHEELS
 from potstill.problem import Problem
 from potstill.recipe import AnswersSection
-from potstill.run import Run
+from potstill.run import Run, read_json, write_json
 
 FILES = {"manifest.json", "MODEL_CARD.md", "RUN.md", "Modelfile", "LICENSE"}
 ANSWERS = AnswersSection.model_validate({})
@@ -117,6 +120,31 @@ def test_one_file_is_no_two_packs(tiny_checkpoint: Path, tmp_path: Path) -> None
     with pytest.raises(Problem, match="exported Q8_0 alone"):
         pack(run, tmp_path / "out")
     assert [path.name for path in pack(run, tmp_path / "out", ["base"])] == ["tiny-rice-base-1"]
+
+
+def test_a_file_that_needs_its_guard_is_not_packed(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Who opens a pack's GGUF in Ollama has that one file."""
+    run = build_run(tmp_path / "run", tiny_checkpoint)
+    smallest, *others = (file.path for file in exported_files(run))
+    adapter_path(smallest).write_bytes(b"an adapter")
+    assert [file.path for file in exported_files(run)] == others
+    for path in others:
+        adapter_path(path).write_bytes(b"an adapter")
+    with pytest.raises(Problem, match="symbol guard"):
+        pack(run, tmp_path / "packs")
+
+
+def test_a_chosen_mix_is_named_by_what_it_holds(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    run = build_run(tmp_path / "run", tiny_checkpoint)
+    report = read_json(run.stage("export") / "report.json")
+    report["files"][-1] |= {"type": "chosen", "mix": "Q4_0-embedding-Q8_0"}
+    write_json(run.stage("export") / "report.json", report)
+    asked = run.recipe.export.model_copy(update={"ship": "chosen", "max_kl": 0.1})
+    run = replace(run, recipe=run.recipe.model_copy(update={"export": asked}))
+    (folder,) = pack(run, tmp_path / "packs", ["base"])
+    assert read_manifest(folder).quantisation == "Q4_0-embedding-Q8_0"
+    assert (folder / "tiny-rice-Q4_0-embedding-Q8_0.gguf").is_file()
+    assert "131" in (folder / "MODEL_CARD.md").read_text()  # the scorecard's "student" is this file
 
 
 def test_nothing_half_made_is_left_under_a_packs_name(

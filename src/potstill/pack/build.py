@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.machine import disk_free_mb
-from potstill.models.gguf_adapter import adapter_beside, adapter_path
+from potstill.models.gguf_adapter import adapter_beside
 from potstill.models.gguf_reader import read_metadata
 from potstill.models.identity import sha256_of
 from potstill.pack.card import Shipped, model_card
@@ -87,20 +87,25 @@ def pack(
 
 
 def exported(run: Run) -> list[Exported]:
-    """The run's GGUFs, smallest first."""
+    """The run's GGUFs that need no adapter, smallest first. Raises: Problem where there is none."""
     folder = run.stage("export")
     found = []
     for entry in read_json(folder / "report.json")["files"]:
         path = folder / str(entry["name"])
         if not path.is_file():
             raise Problem(f"{path} is missing", f"potstill export {run.folder}")
-        found.append(Exported(path, str(entry.get("mix", entry["type"])), _bytes_to_fetch(path)))
+        if adapter_beside(path) is None:  # whoever opens a pack's file elsewhere has that file alone
+            found.append(Exported(path, str(entry.get("mix", entry["type"])), path.stat().st_size))
+    if not found:
+        raise Problem("every exported file needs its symbol guard beside it", 'Add a type without "-guard" and export.')
     return sorted(found, key=lambda one: one.bytes)
 
 
-def _bytes_to_fetch(gguf: Path) -> int:
-    adapter = adapter_beside(gguf)
-    return gguf.stat().st_size + (adapter.stat().st_size if adapter is not None else 0)
+def _ship(run: Run) -> str:
+    """What the scorecard calls "student": a type or a mix; what a chosen one holds stands in the report."""
+    entries = read_json(run.stage("export") / "report.json")["files"]
+    asked = run.recipe.export.ship
+    return next((str(entry["mix"]) for entry in entries if entry["type"] == asked and "mix" in entry), asked)
 
 
 def choose(found: Sequence[Exported], kinds: Sequence[Kind], wheel_bytes: int) -> dict[Kind, Exported]:
@@ -138,9 +143,7 @@ def _build(run: Run, out: Path, kind: Kind, file: Exported, version: str, licenc
     partial.mkdir()
     _require_room(out, file.bytes)
     shutil.copyfile(file.path, partial / model)
-    if (adapter := adapter_beside(file.path)) is not None:
-        shutil.copyfile(adapter, adapter_path(partial / model))
-    shipped = Shipped(name, kind, version, model, file.quantisation, file.bytes, run.recipe.export.ship, teacher)
+    shipped = Shipped(name, kind, version, model, file.quantisation, file.bytes, _ship(run), teacher)
     texts = {
         "MODEL_CARD.md": model_card(shipped, read_material(run)),
         "RUN.md": run_guide(shipped, run.recipe.answers, run.recipe.evaluate.context, runtime()),
