@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from listening import Listening
 from potstill import machine, pipeline
 from potstill.distill import newest_checkpoint
 from potstill.progress import Progress, Task
@@ -150,20 +151,6 @@ class _DeadlyTask:
     def describe(self, text: str) -> None: ...
 
 
-class Said:
-    """Progress that remembers its lines."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    @contextmanager
-    def task(self, label: str, total: float | None, unit: str) -> Iterator[Task]:
-        yield _DeadlyTask(Deadly("", 0), label)
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-
 def hold_still(patch: pytest.MonkeyPatch) -> None:
     """Take the two decisions that are measured, so that they come out the same in every process."""
     from potstill.evaluate import fidelity, speed
@@ -205,7 +192,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(place: Path) -> Run:
     """The run that nobody killed."""
-    run = open_here(place, place / "finished", Said())
+    run = open_here(place, place / "finished", Listening())
     pipeline.run_all(run)
     return run
 
@@ -266,7 +253,7 @@ def test_the_scorecard_holds_every_number(finished: Run) -> None:
 
 
 def test_a_second_run_does_nothing(finished: Run, place: Path) -> None:
-    before, said = stage_files(finished.folder), Said()
+    before, said = stage_files(finished.folder), Listening()
     pipeline.run_all(open_here(place, finished.folder, said))
     assert stage_files(finished.folder) == before
     assert not said.lines
@@ -278,7 +265,7 @@ def test_the_other_road_arrives_as_well(place: Path) -> None:
     other = other.replace("[prune]", '[prune]\nchoose = "even"\nheal = false').replace("epochs = 2", OTHER_TRAINING)
     other = other.replace('types = ["F16", "Q8_0"]', 'types = ["Q8_0"]').replace("\nsamples = 2", "\nsamples = 0")
     (place / "other.toml").write_text(other, encoding="utf-8")
-    run = Run(place / "other", load_recipe(place / "other.toml"), place / "home", Said())
+    run = Run(place / "other", load_recipe(place / "other.toml"), place / "home", Listening())
     pipeline.run_all(run)
     card = read_json(run.folder / "evaluate" / "scorecard.json")
     assert set(card["speed.decode_tok_s"]) == {"teacher", "student"}
@@ -295,7 +282,7 @@ def test_the_other_road_arrives_as_well(place: Path) -> None:
 
 def test_evaluated_again_from_nothing_the_quality_scores_are_the_same(finished: Run, place: Path) -> None:
     folder = copy_up_to(finished.folder, "evaluate", place / "again")
-    run = Run(folder, finished.recipe, place / "another-home", Said())
+    run = Run(folder, finished.recipe, place / "another-home", Listening())
     pipeline.run_stage(run, "evaluate")
     cards = [read_json(one / "evaluate" / "scorecard.json") for one in (finished.folder, folder)]
     timed = ("speed", "memory", "stream.gap", "stream.characters", "energy")
@@ -317,7 +304,7 @@ def test_killed_and_resumed_is_never_killed(finished: Run, place: Path, stage: s
     assert (folder / f"{stage}.partial").is_dir() and not (folder / stage).exists()
     assert stage != "distill" or newest_checkpoint(folder / "distill.partial")
     survived = survivors(folder / f"{stage}.partial", stage)
-    pipeline.run_stage(open_here(place, folder, Said()), stage)
+    pipeline.run_stage(open_here(place, folder, Listening()), stage)
     assert not (folder / f"{stage}.partial").exists()
     assert survived.items() <= survivors(folder / stage, stage).items()
     compare(finished.folder / stage, folder / stage, stage)

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from listening import Listening
 from potstill import pipeline
 from potstill.pipeline import STAGES, Stage, fingerprints, run_all, run_stage, states
 from potstill.problem import Problem
-from potstill.progress import Silent, Task
 from potstill.recipe import Recipe, validate_recipe
 from potstill.run import Run, open_run, write_json
 
 ALL = [stage.name for stage in STAGES]
-
-
-class Said(Silent):
-    """Progress that remembers its lines."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    @contextmanager
-    def task(self, label: str, total: float | None, unit: str) -> Iterator[Task]:
-        with super().task(label, total, unit) as task:
-            yield task
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
 
 
 @pytest.fixture
@@ -65,11 +48,11 @@ def run(tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Run:
         (folder / "made.txt").write_text(run.stamp(folder))
 
     monkeypatch.setattr(Stage, "work", work)
-    return Run(tmp_path / "run", recipe, tmp_path / "home", Said())
+    return Run(tmp_path / "run", recipe, tmp_path / "home", Listening())
 
 
 def said(run: Run) -> list[str]:
-    assert isinstance(run.progress, Said)
+    assert isinstance(run.progress, Listening)
     lines, run.progress.lines = run.progress.lines, []
     return lines
 

@@ -12,23 +12,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, Self
 
+from listening import Listening
 from potstill.models.engine import Reply, Sampling
-from potstill.progress import Silent
 from potstill.prompts import Prompt, write_prompts
 from potstill.recipe import Recipe
 from potstill.run import Run
 
 TEMPLATE_TOKENS = 10
-
-
-class Listening(Silent):
-    """Keeps the lines that are said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
 
 
 class World:

@@ -8,22 +8,12 @@ from typing import Any
 
 import pytest
 
+from listening import Listening
 from potstill.problem import Problem
-from potstill.progress import Silent
 from potstill.prompts import Prompt, collect, golden, read_prompts, write_prompts
 from potstill.prompts.evaluation import evaluation_sets
 from potstill.recipe import Recipe
 from potstill.run import Run, read_json
-
-
-class Listening(Silent):
-    """Keeps the lines that are said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
 
 
 def collected(folder: Path, **prompts: Any) -> tuple[list[Prompt], dict[str, Any], list[str]]:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from listening import Listening
 from potstill.models.checkpoint import read_header
 from potstill.models.gguf import write_gguf
 from potstill.models.llama import LlamaReader
 from potstill.models.teacher import load_model
 from potstill.pipeline import fingerprints
 from potstill.problem import Problem
-from potstill.progress import Silent, Task
+from potstill.progress import Silent
 from potstill.prune import calibration, prune
 from potstill.recipe import load_recipe, validate_recipe
 from potstill.run import Run
@@ -26,26 +25,11 @@ from prune.cutting import calibration as batches
 from tiny import VOCABULARY, build_phi3_tokenizer, build_tokenizer, save_checkpoint, save_phi3
 
 
-class Heard(Silent):
-    """Progress that remembers its lines."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    @contextmanager
-    def task(self, label: str, total: float | None, unit: str) -> Iterator[Task]:
-        with super().task(label, total, unit) as task:
-            yield task
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-
 def prepare(
     place: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerFast, **sections: object
-) -> tuple[Run, Heard, Path]:
+) -> tuple[Run, Listening, Path]:
     """A run whose earlier stages are done: the tokenizer in `vocab/`, calibration text out of thin air."""
-    heard = Heard()
+    heard = Listening()
     recipe = validate_recipe({"name": "x", **sections}, "test")
     run = Run(place / "run", recipe, place / "home", heard)
     tokenizer.save_pretrained(run.folder / "vocab")
