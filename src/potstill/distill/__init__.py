@@ -8,6 +8,7 @@ Does not know: how the student was cut, GGUF, evaluation.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ def distill(run: Run, folder: Path) -> None:
     from potstill.models.teacher import load_model
     from potstill.signals.store import SignalStore
 
+    # Trainer imports it wherever it is installed, and it then misses a kernel that it would fetch from the Hub.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     section = run.recipe.distill
     arguments = training_arguments(run.recipe, folder)
     store = SignalStore(run.stage("signals"), "train")

@@ -10,7 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from potstill.models.architecture import family_of
 from potstill.models.identity import folder_hash
 from potstill.models.teacher import find_teacher, teacher_identity
 from potstill.problem import Problem
@@ -40,6 +39,8 @@ def base_identity(name_or_path: str, home: Path) -> str:
 def read_config(folder: Path) -> PreTrainedConfig:
     """The configuration in a base's folder. Raises: Problem where it is damaged or of a family not known here."""
     from transformers import AutoConfig
+
+    from potstill.models.architecture import family_of
 
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True)
