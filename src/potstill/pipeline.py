@@ -77,6 +77,7 @@ STAGES = (
         "teach",
         ("answers", "vocab"),
         lambda r: [r.signals, r.teacher, r.teacher_layers(), _stored_temperatures(r), *_stored_attention(r)],
+        format=2,
     ),
     Stage(
         "prune",

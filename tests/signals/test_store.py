@@ -20,7 +20,7 @@ from potstill.models.positions import predicted, predicting
 from potstill.models.reading import LAST, read_states
 from potstill.problem import Problem
 from potstill.progress import Silent
-from potstill.run import write_json
+from potstill.run import read_json, write_json
 from potstill.signals.collect import Source, collect_signals
 from potstill.signals.formats import dequantise_rows, quantise_rows
 from potstill.signals.store import SignalStore, StoreFormat
@@ -43,6 +43,7 @@ def build_store(
     layers: tuple = (),
     attention: tuple = (),
     given: tuple = (),
+    split: str = "train",
 ) -> SignalStore:
     folder.mkdir(exist_ok=True)
     head = head_weight(model).detach().clone()
@@ -51,9 +52,9 @@ def build_store(
     source = Source(model, torch.arange(len(head)), head, form, k, batch_tokens=64)
     save_file({"head": head}, folder / "head.safetensors")
     with Silent().task("", 1, "") as task:
-        names = collect_signals(source, "train", some_examples(len(head), given=given), 3, folder, task)
-    write_json(folder / "index.json", {"format": vars(form), "shards": {"train": names}})
-    return SignalStore(folder, "train")
+        names = collect_signals(source, split, some_examples(len(head), given=given), 3, folder, task)
+    write_json(folder / "index.json", {"formats": {split: vars(source.form_of(split))}, "shards": {split: names}})
+    return SignalStore(folder, split)
 
 
 def true_logits(model: PreTrainedModel, example: Example) -> torch.Tensor:
@@ -73,6 +74,22 @@ def test_the_teacher_as_student_costs_nothing(
         loss = rows.divergence(true_logits(tiny_model, example), slice(None), temperature)
         assert len(rows) == example.rows == len(loss)
         assert loss.abs().max() < 2e-4
+
+
+def test_a_student_of_topk_signals_is_measured_against_all_logits(tiny_model: PreTrainedModel, tmp_path: Path) -> None:
+    store = build_store(tiny_model, tmp_path / "s", "topk", split="held-out")
+    for index, example in enumerate(store.examples):
+        found = store.compare(index, true_logits(tiny_model, example))[0]
+        assert found.positions == found.top1 == example.rows
+        assert found.kl / example.rows < 2e-4
+
+
+def test_a_store_of_the_first_layout_is_named_not_read(tiny_model: PreTrainedModel, tmp_path: Path) -> None:
+    store = build_store(tiny_model, tmp_path / "s", "hidden")
+    shards = read_json(store.folder / "index.json")["shards"]
+    write_json(store.folder / "index.json", {"format": vars(store.form) | {"version": 1}, "shards": shards})
+    with pytest.raises(Problem, match="signals of format 1, this potstill reads 2"):
+        SignalStore(store.folder, "train")
 
 
 def test_the_stretches_of_an_answer_add_up_to_it(tiny_model: PreTrainedModel, tmp_path: Path) -> None:

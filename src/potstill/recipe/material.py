@@ -99,7 +99,9 @@ class SignalsSection(Section):
     """How the teacher's thoughts are kept."""
 
     format: Literal["hidden", "topk"] = Field(
-        "hidden", description="hidden: last hidden state, all logits exact. topk: K ids with an exact rest."
+        "hidden",
+        description="hidden: last hidden state, all logits exact. topk: K ids with an exact rest. "
+        "Held-out answers are always kept with all logits: a student is measured against them.",
     )
     precision: Literal["int8", "float16"] = Field("int8", description="Storage of hidden states.")
     group: int = Field(128, ge=8, description="Values that share one int8 scale; must divide the teacher's width.")

@@ -51,7 +51,8 @@ def teach(run: Run, folder: Path) -> None:
     # After a resume the clock saw only a part of the reading.
     report["tokens_per_second"] = total / (time.monotonic() - started) if fresh else 0.0
     write_json(folder / "report.json", report)
-    write_json(folder / "index.json", {"format": asdict(source.form), "shards": shards})
+    formats = {split: asdict(source.form_of(split)) for split in SPLITS}
+    write_json(folder / "index.json", {"formats": formats, "shards": shards})
     run.progress.say(
         f"signals: {report['answer_tokens']:,} answer tokens, {report['bytes_per_token']:.0f} bytes each, "
         f"{report['megabytes']:.0f} MB"

@@ -8,7 +8,7 @@ Does not know: recipes, runs, where the teacher came from.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -41,6 +41,12 @@ class Source:
     k: int
     batch_tokens: int
 
+    def form_of(self, split: str) -> StoreFormat:
+        """What a split is kept in. A student is measured against all logits, whatever it is trained on."""
+        if split == "held-out" and self.form.kind == "topk":
+            return replace(self.form, kind="hidden", temperatures=())
+        return self.form
+
 
 def collect_signals(
     source: Source,
@@ -58,6 +64,7 @@ def collect_signals(
         as_read: the same answers in the ids of a teacher with its own tokenizer, as many rows each.
     """
     as_read = examples if as_read is None else as_read
+    source = replace(source, form=source.form_of(split))
     names = []
     for number, begin in enumerate(range(0, len(examples), shard_answers)):
         part = examples[begin : begin + shard_answers]

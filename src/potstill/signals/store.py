@@ -36,7 +36,7 @@ from potstill.signals.formats import (
     decode_states,
 )
 
-FORMAT = 1
+FORMAT = 2
 INDEX, HEAD = "index.json", "head.safetensors"
 
 
@@ -145,7 +145,8 @@ class SignalStore:
     def __init__(self, folder: Path, split: str) -> None:
         index = read_json(folder / INDEX)
         self.folder = folder
-        described = index["format"]
+        # The first version had one format for both splits, under another name.
+        described = index["formats"][split] if "formats" in index else index["format"]
         if described["version"] != FORMAT:
             raise Problem(f"{folder}: signals of format {described['version']}, this potstill reads {FORMAT}", _AGAIN)
         frozen: dict[str, Any] = {
