@@ -17,7 +17,7 @@ from potstill.problem import Problem
 from potstill.progress import Silent
 from tiny import save_checkpoint
 
-TOLERANCE = 0.02
+TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +46,13 @@ def gguf_of(checkpoint: Path, folder: Path, quantisation: str = "F16") -> Path:
 def test_the_right_file_passes(student: Path, tmp_path: Path, examples: list[Example]) -> None:
     exact = prove(student, gguf_of(student, tmp_path), examples, TOLERANCE)
     quantised = prove(student, gguf_of(student, tmp_path, "Q8_0"), examples, None)
-    assert 0 < exact <= TOLERANCE < quantised
+    assert exact.kl <= TOLERANCE and 0 < exact.largest < quantised.largest
+    assert exact.kl < quantised.kl
 
 
 def test_other_weights_are_refused(student: Path, tmp_path: Path, examples: list[Example]) -> None:
     other = gguf_of(without_normaliser(save_checkpoint(tmp_path / "other", seed=1)), tmp_path)
-    with pytest.raises(Problem, match=r"made\.gguf: logits differ by .*, 0\.02 is allowed"):
+    with pytest.raises(Problem, match=r"made\.gguf: .* nats from its student, 0\.0001 are allowed"):
         prove(student, other, examples, TOLERANCE)
 
 
@@ -60,7 +61,7 @@ def test_a_wrong_rope_base_is_refused(student: Path, tmp_path: Path, examples: l
     config = json.loads((tmp_path / "other" / "config.json").read_text())
     config["rope_parameters"]["rope_theta"] = 500.0
     (tmp_path / "other" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(Problem, match="logits differ"):
+    with pytest.raises(Problem, match="nats from its student"):
         prove(student, gguf_of(tmp_path / "other", tmp_path), examples, TOLERANCE)
 
 
@@ -69,7 +70,7 @@ def test_a_lost_bias_is_refused(student: Path, tmp_path: Path, examples: list[Ex
     weights = load_file(tmp_path / "other" / "model.safetensors")
     weights["model.layers.1.self_attn.q_proj.bias"].zero_()
     save_file(weights, tmp_path / "other" / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(Problem, match="logits differ"):
+    with pytest.raises(Problem, match="nats from its student"):
         prove(student, gguf_of(tmp_path / "other", tmp_path), examples, TOLERANCE)
 
 

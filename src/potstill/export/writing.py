@@ -101,10 +101,12 @@ class StudentFiles:
             "name": path.name,
             "type": kind,
             "megabytes": (path.stat().st_size + (adapter.stat().st_size if adapter else 0)) / 1e6,
-            "largest_difference": difference,
+            "largest_difference": difference.largest,
+            "kl": difference.kl,
         }
         self.run.progress.say(
-            f"{path.name}: {entry['megabytes']:.0f} MB, logits within {difference:.3g} of the float student"
+            f"{path.name}: {entry['megabytes']:.0f} MB, {difference.kl:.2g} nats from the float student, "
+            f"logits within {difference.largest:.3g}"
         )
         return entry if adapter is None else {**entry, "adapter": adapter.name, "guarded": len(self.guarded)}
 

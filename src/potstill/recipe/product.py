@@ -84,7 +84,9 @@ class ExportSection(Section):
         None, description="Tokens to guard, a JSON string a line, instead of those that the rule finds."
     )
     guard_most: int = Field(96, ge=1, description="Most tokens that the rule may guard, the commonest first.")
-    tolerance: float = Field(0.03, gt=0.0, description="Largest logit difference of F16 to the Transformers student.")
+    tolerance: float = Field(
+        1e-4, gt=0.0, description="Largest KL of the F16 file to the Transformers student, in nats, that is no error."
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> ExportSection:
