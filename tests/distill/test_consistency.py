@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from potstill.distill.consistency import Consistency, advantages, agreement, policy_gradient_loss
-from potstill.distill.current import CurrentEngine, Request, Writer
+from potstill.distill.current import CurrentWriter, Request, Writer
 from potstill.distill.notes import StepNotes
 from potstill.distill.questions import Questions
 from potstill.distill.trained import prepare_student
@@ -42,7 +42,7 @@ class Scripted:
     says: Sequence[tuple[str, str]]
     asked: list[Sequence[Request]] = field(default_factory=list)
 
-    def write(self, requests: Sequence[Request], context: int) -> list[Reply]:
+    def write(self, requests: Sequence[Request]) -> list[Reply]:
         self.asked.append(requests)
         return [Reply(*self.says[place % len(self.says)], 5, 3, 0.0, 0.0, ()) for place in range(len(requests))]
 
@@ -184,10 +184,10 @@ def test_without_a_step_there_is_nothing_to_report(
 
 
 def test_the_gradient_raises_the_mean_similarity(
-    tiny_model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, tiny_tokenizer_dir: Path, tmp_path: Path
+    tiny_model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     tiny_model.train()
-    writer = CurrentEngine(tiny_model, tiny_tokenizer_dir, tmp_path)
+    writer = CurrentWriter(tiny_model, tiny_tokenizer, torch.float32)
     one = companion(tiny_model, tiny_tokenizer, writer, tmp_path, every=1, questions=3, samples=8, clip=1.0)
     optimiser = torch.optim.Adam(tiny_model.parameters(), lr=1e-2)
     for step in range(6):

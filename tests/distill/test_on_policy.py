@@ -37,7 +37,7 @@ class Scripted:
 
     asked: list[Sequence[Request]] = field(default_factory=list)
 
-    def write(self, requests: Sequence[Request], context: int) -> list[Reply]:
+    def write(self, requests: Sequence[Request]) -> list[Reply]:
         self.asked.append(requests)
         return [
             Reply(f"第{len(self.asked)}次天气很好" * (1 + place), "stop", 5, 7, 0.0, 0.0, ())
@@ -54,6 +54,7 @@ def companion(teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, fold
         Questions.that_fit(PROMPTS, tokenizer, 128, section.max_tokens, seed=1),
         Scripted(),
         TeacherReader(teacher, torch.arange(len(head)), head, batch_tokens=64),
+        context=128,
         batch_tokens=60,
         seed=1,
         notes=StepNotes(folder / "notes.json"),
@@ -150,7 +151,7 @@ def test_a_step_that_says_nothing_readable_leaves_the_cached_batches(
 ) -> None:
     one = companion(tiny_model, tiny_tokenizer, tmp_path, share=1.0)
     nothing = Reply("", "length", 5, 1, 0.0, 0.0, ())
-    monkeypatch.setattr(one.writer, "write", lambda requests, context: [nothing] * len(requests))
+    monkeypatch.setattr(one.writer, "write", lambda requests: [nothing] * len(requests))
     one.begin_step(0, 0.0)
     assert one.batch() is None
 
@@ -167,7 +168,7 @@ def test_a_vocabulary_of_its_own_is_refused(tiny_model: PreTrainedModel, run: Ru
     store = build_store(tiny_model, tmp_path / "s", "hidden")
     store.form = replace(store.form, kind="bound")
     with pytest.raises(Problem, match="vocabulary of its own"):
-        open_on_policy(run, tmp_path, tiny_model, store, lambda text: None)
+        open_on_policy(run, tmp_path, tiny_model, store, torch.float32, lambda text: None)
 
 
 def test_signals_without_the_teacher_s_head_are_refused(tiny_model: PreTrainedModel, run: Run, tmp_path: Path) -> None:
@@ -175,4 +176,4 @@ def test_signals_without_the_teacher_s_head_are_refused(tiny_model: PreTrainedMo
     store = build_store(tiny_model, tmp_path / "s", "topk")
     (store.folder / "head.safetensors").unlink()
     with pytest.raises(Problem, match="head"):
-        open_on_policy(run, tmp_path, tiny_model, store, lambda text: None)
+        open_on_policy(run, tmp_path, tiny_model, store, torch.float32, lambda text: None)

@@ -34,7 +34,7 @@ def expected(wanted: Sampling, states: torch.Tensor, head: torch.Tensor, recent:
     processors = LogitsProcessorList(
         [
             RepetitionPenaltyLogitsProcessor(wanted.repeat_penalty),
-            TopKLogitsWarper(wanted.top_k),
+            *([TopKLogitsWarper(wanted.top_k)] if wanted.top_k else []),
             *([TopPLogitsWarper(wanted.top_p)] if wanted.top_p < 1 else []),
             TemperatureLogitsWarper(wanted.temperature),
         ]
@@ -48,6 +48,7 @@ def expected(wanted: Sampling, states: torch.Tensor, head: torch.Tensor, recent:
         {},
         {"temperature": 0.5},
         {"top_k": 7},
+        {"top_k": 0, "temperature": 0.9},
         {"top_p": 0.6},
         {"repeat_penalty": 1.5},
         {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "repeat_penalty": 1.1},

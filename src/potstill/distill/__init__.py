@@ -96,7 +96,7 @@ def companions(
     if section.on_policy.share:
         from potstill.distill.on_policy import open_on_policy
 
-        found.append(open_on_policy(run, folder, student, store, tell))
+        found.append(open_on_policy(run, folder, student, store, dtype, tell))
     if section.consistency.weight:
         from potstill.distill.consistency import open_consistency
 

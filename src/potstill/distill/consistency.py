@@ -180,9 +180,9 @@ class Consistency(Idle):
     def _sample(self, step: int) -> Sampled:
         section = self.section
         chosen = self.questions.draw(step, section.questions)
-        requests, context = self.questions.requests(chosen, step, section.samples, section.temperature)
+        requests = self.questions.requests(chosen, step, section.samples, section.temperature)
         self.tell(f"the student answers {len(chosen)} questions {section.samples} times each")
-        return self._judge(chosen, self.writer.write(requests, context))
+        return self._judge(chosen, self.writer.write(requests))
 
     def _judge(self, chosen: Sequence[Question], replies: Sequence[Reply]) -> Sampled:
         vectors = meanings([reply.text for reply in replies], self.embed)
@@ -244,20 +244,20 @@ def open_consistency(
     Raises: Problem where the embedder can't be loaded, or no question leaves room for an answer.
     """
     from potstill.answers import read_answers
-    from potstill.distill.current import CurrentEngine
+    from potstill.distill.current import CurrentWriter
     from potstill.distill.questions import Questions
     from potstill.models.embedder import open_embedder
     from potstill.models.teacher import load_tokenizer
 
-    section, vocabulary = run.recipe.distill.consistency, run.stage("vocab")
-    tokenizer = load_tokenizer(vocabulary)
+    section = run.recipe.distill.consistency
+    tokenizer = load_tokenizer(run.stage("vocab"))
     prompts = [answer.prompt for answer in read_answers(run.stage("answers") / "answers.jsonl")]
     return Consistency(
         student,
         tokenizer,
         section,
         Questions.that_fit(prompts, tokenizer, run.recipe.signals.context, section.max_tokens, run.recipe.seed),
-        CurrentEngine(student, vocabulary, folder),
+        CurrentWriter(student, tokenizer, dtype),
         open_embedder(section.embedder).embed,
         dtype=dtype,
         batch_tokens=run.recipe.distill.batch_tokens,

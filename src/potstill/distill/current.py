@@ -1,78 +1,66 @@
-"""The student as it is now, writing: its weights as a temporary GGUF, answered from by llama.cpp.
+"""The student as it is now, writing.
 
-In:  a student in training, the folder of its tokenizer, a folder to write into.
+In:  a student in training, its tokenizer, a number format.
 Out: replies.
 Does not know: what is asked, what the replies are for.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
+from torch import nn
 
 from potstill.distill.trained import plain_copy
-from potstill.machine import usable_cores
-from potstill.models.checkpoint import save_checkpoint
+from potstill.models.bulk import BulkWriter
 from potstill.models.engine import Messages, Reply, Sampling
-from potstill.models.gguf import write_gguf
-from potstill.models.team import Team, members_that_fit
-from potstill.progress import Silent
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Request = tuple[Messages, Sampling]
-FOLDER = "current"
-"""Inside the stage's partial folder; never there for longer than a writing takes."""
 
 
 class Writer(Protocol):
     """What a companion needs: the student's own words, by its weights of this moment."""
 
-    def write(self, requests: Sequence[Request], context: int) -> list[Reply]:
-        """A reply to each request, in their order."""
+    def write(self, requests: Sequence[Request]) -> list[Reply]:
+        """A reply to each request, in their order. The requests differ in question and seed alone."""
 
 
-class CurrentEngine:
+@dataclass(frozen=True)
+class CurrentWriter:
     """Writes with the student's current weights.
 
-    The engines are a `Team`: every reply depends on nothing but weights, question and seed, so that a resumed
-    training writes the same, and short answers run on every core at once.
+    All requests are written side by side and depend on nothing but weights, questions and seeds, so a resumed training
+    writes the same. llama.cpp would first need the weights as a file, which takes longer than the writing.
 
     Args:
         student: the model in training, adapters included; it isn't changed.
-        tokenizer: folder of its tokenizer.
-        folder: the stage's partial folder.
+        tokenizer: its tokenizer. dtype: of the weights it writes with.
     """
 
-    def __init__(self, student: PreTrainedModel, tokenizer: Path, folder: Path) -> None:
-        self.student, self.tokenizer, self.folder = student, tokenizer, folder / FOLDER
-        shutil.rmtree(self.folder, ignore_errors=True)  # left by a killed process
+    student: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    dtype: torch.dtype
 
-    def write(self, requests: Sequence[Request], context: int) -> list[Reply]:
-        """A reply to each request, in their order; `context` holds the longest prompt with its answer."""
-        with self._open(context) as team:
-            replies = dict(team.write(requests))
+    def write(self, requests: Sequence[Request]) -> list[Reply]:
+        """A reply to each request, in their order."""
+        writer = BulkWriter(_in_dtype(plain_copy(self.student), self.dtype), self.tokenizer)
+        seeds = [sampling.seed for _, sampling in requests]
+        replies = dict(writer.batch([messages for messages, _ in requests], requests[0][1], seeds))
         return [replies[place] for place in range(len(requests))]
 
-    @contextmanager
-    def _open(self, context: int) -> Iterator[Team]:
-        try:
-            gguf = self._export()
-            with Team(gguf, context=context, members=members_that_fit(gguf, usable_cores())) as team:
-                gguf.unlink()  # read into memory by now
-                yield team
-        finally:
-            shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _export(self) -> Path:
-        gguf, checkpoint = self.folder / "student-F16.gguf", self.folder / "checkpoint"
-        save_checkpoint(plain_copy(self.student), self.tokenizer, checkpoint, torch.float16, "")
-        write_gguf(checkpoint, gguf, "F16", metadata={"general.name": "student"}, progress=Silent())
-        shutil.rmtree(checkpoint)
-        return gguf
+def _in_dtype(copy: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """New weights for a copy. `copy.to(dtype)` would change, in place, those that it shares with the student."""
+    converted: dict[int, nn.Parameter] = {}
+    for module in copy.modules():
+        for name, weight in module._parameters.items():
+            if weight is not None:
+                fresh = nn.Parameter(weight.detach().to(dtype), requires_grad=False)
+                module._parameters[name] = converted.setdefault(id(weight), fresh)
+    return copy

@@ -81,7 +81,7 @@ class OnPolicy(Idle):
     Args:
         tokenizer: the student's. section: the recipe's. questions: what may be asked.
         writer: the student's words. reader: the teacher.
-        batch_tokens: padded tokens a micro-batch. seed: of the draws.
+        context: longest question and answer. batch_tokens: padded tokens a micro-batch. seed: of the draws.
         notes: what earlier writings of this training took. tell: what is under way, for a person.
     """
 
@@ -93,12 +93,13 @@ class OnPolicy(Idle):
         writer: Writer,
         reader: Reader,
         *,
+        context: int,
         batch_tokens: int,
         seed: int,
         notes: StepNotes,
         tell: Callable[[str], None],
     ) -> None:
-        self.tokenizer, self.section, self.questions = tokenizer, section, questions
+        self.tokenizer, self.section, self.questions, self.context = tokenizer, section, questions, context
         self.writer, self.reader, self.batch_tokens, self.seed = writer, reader, batch_tokens, seed
         self.notes, self.tell = notes, tell
         self._examples: list[Example] = []
@@ -136,16 +137,16 @@ class OnPolicy(Idle):
 
     def _renew(self, step: int) -> None:
         chosen = self.questions.draw(step, self.section.questions)
-        requests, context = self.questions.requests(chosen, step, 1, self.section.temperature)
+        requests = self.questions.requests(chosen, step, 1, self.section.temperature)
         self.tell(f"the student answers {len(chosen)} questions for the teacher to read")
         started = time.monotonic()
-        replies = self.writer.write(requests, context)
+        replies = self.writer.write(requests)
         written = time.monotonic()
         answers = [
             Answer(question.prompt, reply.text, reply.finish, reply.tokens, None)
             for question, reply in zip(chosen, replies, strict=True)
         ]
-        self._examples = tokenize(self.tokenizer, answers, context)
+        self._examples = tokenize(self.tokenizer, answers, self.context)
         self._states = self.reader.read(self._examples)
         self._batches = batches_by_length([len(example.ids) for example in self._examples], self.batch_tokens)
         self._written = True
@@ -162,32 +163,38 @@ class OnPolicy(Idle):
 
 
 def open_on_policy(
-    run: Run, folder: Path, student: PreTrainedModel, store: SignalStore, tell: Callable[[str], None]
+    run: Run,
+    folder: Path,
+    student: PreTrainedModel,
+    store: SignalStore,
+    dtype: torch.dtype,
+    tell: Callable[[str], None],
 ) -> OnPolicy:
     """The companion that the recipe asks for; the teacher stays in memory as long as it lives.
 
     Args:
         folder: the stage's partial folder. student: the model in training. store: the signals trained on.
-        tell: shows what is under way.
+        dtype: of the matrix products. tell: shows what is under way.
 
     Raises: Problem where the teacher can't read the student's tokens, or no question leaves room for an answer.
     """
     from potstill.answers import read_answers
-    from potstill.distill.current import CurrentEngine
+    from potstill.distill.current import CurrentWriter
     from potstill.distill.questions import Questions
     from potstill.models.teacher import load_tokenizer
 
-    section, vocabulary = run.recipe.distill.on_policy, run.stage("vocab")
+    section = run.recipe.distill.on_policy
     reader = _load_reader(run, store)
-    tokenizer = load_tokenizer(vocabulary)
+    tokenizer = load_tokenizer(run.stage("vocab"))
     prompts = [answer.prompt for answer in read_answers(run.stage("answers") / "answers.jsonl")]
     seed = run.recipe.seed + 1  # not the questions that are asked for consistency in the same step
     return OnPolicy(
         tokenizer,
         section,
         Questions.that_fit(prompts, tokenizer, run.recipe.signals.context, section.max_tokens, seed),
-        CurrentEngine(student, vocabulary, folder),
+        CurrentWriter(student, tokenizer, dtype),
         reader,
+        context=run.recipe.signals.context,
         batch_tokens=run.recipe.distill.batch_tokens,
         seed=seed,
         notes=StepNotes(folder / NOTES),

@@ -68,16 +68,13 @@ class Questions:
         places = np.random.default_rng((self.seed, step)).permutation(len(self.known))[:count]
         return [self.known[place] for place in places]
 
-    def requests(
-        self, chosen: Sequence[Question], step: int, samples: int, temperature: float
-    ) -> tuple[list[Request], int]:
-        """`samples` requests a question, question by question, each with its own seed, and the context they need."""
+    def requests(self, chosen: Sequence[Question], step: int, samples: int, temperature: float) -> list[Request]:
+        """`samples` requests a question, question by question, each with its own seed."""
         seed = derive_seed(self.seed, step)
-        requests: list[Request] = [
+        return [
             (messages(question.prompt.text), _sampling(temperature, derive_seed(seed, number), self.max_tokens))
             for number, question in enumerate(question for question in chosen for _ in range(samples))
         ]
-        return requests, max(question.tokens for question in chosen) + self.max_tokens
 
 
 def _sampling(temperature: float, seed: int, max_tokens: int) -> Sampling:

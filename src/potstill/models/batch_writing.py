@@ -67,7 +67,7 @@ def write_together(
     another one may choose another word where two are equally likely.
 
     Args:
-        prompts: one batch; none is empty. sampling: its seed and stop texts are not read; top_k is at least 1.
+        prompts: one batch; none is empty. sampling: its seed and stop texts are not read.
         seeds: one a prompt. ends: ids that end a text.
     """
     rows = _Rows(model, prompts, sampling, seeds)

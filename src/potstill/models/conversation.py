@@ -7,6 +7,7 @@ Does not know: which vocabulary the tokenizer has, what the ids are for.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,7 +21,12 @@ def messages(question: str) -> list[dict[str, str]]:
 
 def question_ids(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
     """Ids of the templated question, up to and including the opening of the assistant's turn."""
-    text = tokenizer.apply_chat_template(messages(question), tokenize=False, add_generation_prompt=True)
+    return conversation_ids(tokenizer, messages(question))
+
+
+def conversation_ids(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]]) -> list[int]:
+    """Ids of the templated conversation, up to and including the opening of the assistant's next turn."""
+    text = tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=True)
     return text_ids(tokenizer, str(text))
 
 

@@ -22,12 +22,13 @@ def draw(states: Tensor, head: Tensor, recent: Tensor, sampling: Sampling, numbe
     Args:
         states: [B, D] after the last norm. head: [V, D].
         recent: [B, W] ids that the repeat penalty looks at; W at most `PENALTY_WINDOW`.
-        sampling: its top_k is at least 1; seed, stop and max_tokens are not read.
+        sampling: seed, stop and max_tokens are not read. Without a top_k every token is a candidate.
         numbers: [B] in [0, 1): the same number draws the same token, whoever else is in the batch.
     """
-    ids, logits = _candidates(states, head, sampling.top_k + PENALTY_WINDOW)
+    most = sampling.top_k or len(head)
+    ids, logits = _candidates(states, head, most + PENALTY_WINDOW)
     logits = _penalised(ids, logits, recent, sampling.repeat_penalty)
-    top = logits.topk(min(sampling.top_k, logits.shape[1]), dim=-1)
+    top = logits.topk(min(most, logits.shape[1]), dim=-1)
     ids = ids.gather(1, top.indices)
     if sampling.temperature == 0:
         return ids[:, 0]
@@ -44,8 +45,9 @@ def _candidates(states: Tensor, head: Tensor, count: int) -> tuple[Tensor, Tenso
     A penalty lowers at most `PENALTY_WINDOW` logits, so so many more than top-k hold all that top-k may keep. They are
     found in the head's own precision, where neighbours may be rounded to the same value, and then worked out anew.
     """
-    coarse = states.to(head.dtype) @ head.T
-    ids = coarse.topk(min(count, len(head)), dim=-1).indices
+    if count >= len(head):
+        return torch.arange(len(head)).expand(len(states), -1), states.float() @ head.float().T
+    ids = (states.to(head.dtype) @ head.T).topk(count, dim=-1).indices
     exact = torch.einsum("bd,bcd->bc", states.float(), head[ids].float())
     return ids, exact
 

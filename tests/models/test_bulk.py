@@ -1,0 +1,53 @@
+"""Bulk: the template's conversation in, replies out, ended where the tokenizer's turns end."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from potstill.models.bulk import BulkWriter
+from potstill.models.conversation import messages, question_ids
+from potstill.models.engine import Sampling
+
+GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=20, seed=0, max_tokens=10, repeat_penalty=1.0)
+QUESTIONS = ["今天天气很好", "hello", "请写一个函数", "a much longer question about the weather of today"]
+
+
+def test_a_reply_is_what_the_model_says_behind_the_template(
+    tiny_model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    writer = BulkWriter(tiny_model, tiny_tokenizer)
+    replies = dict(writer.batch([messages(question) for question in QUESTIONS], GREEDY))
+    assert sorted(replies) == list(range(len(QUESTIONS)))
+    for place, question in enumerate(QUESTIONS):
+        ids = question_ids(tiny_tokenizer, question)
+        ends = [tiny_tokenizer.eos_token_id, tiny_tokenizer.pad_token_id]
+        generated = tiny_model.generate(
+            torch.tensor([ids]), max_new_tokens=10, do_sample=False, eos_token_id=ends, pad_token_id=0
+        )[0, len(ids) :]
+        assert replies[place].text == tiny_tokenizer.decode(generated, skip_special_tokens=True)
+        assert replies[place].tokens == len(generated)
+        assert replies[place].prompt_tokens == len(ids) == writer.count_tokens(messages(question))
+
+
+@pytest.mark.parametrize("end", ["eos_token", "pad_token"])
+def test_a_turn_ends_with_either_end_token(
+    tiny_model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, end: str
+) -> None:
+    writer = BulkWriter(tiny_model, tiny_tokenizer)
+    first = dict(writer.batch([messages("hello")], GREEDY))[0]
+    token = tiny_tokenizer(first.text, add_special_tokens=False)["input_ids"][0]
+    other = copy.deepcopy(tiny_tokenizer)
+    setattr(other, end, tiny_tokenizer.convert_ids_to_tokens(token))
+    ended = dict(BulkWriter(tiny_model, other).batch([messages("hello")], GREEDY))[0]
+    assert (ended.text, ended.finish, ended.tokens) == ("", "stop", 1)
+
+
+def test_plain_text_is_written_on(tiny_model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    text = str(tiny_tokenizer.apply_chat_template(messages("hello"), tokenize=False, add_generation_prompt=True))
+    writer = BulkWriter(tiny_model, tiny_tokenizer)
+    plain, templated = (dict(writer.batch([one], GREEDY))[0].text for one in (text, messages("hello")))
+    assert plain == templated
