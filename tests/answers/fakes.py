@@ -90,8 +90,9 @@ def own(count: int, **fields: Any) -> list[Prompt]:
 
 
 def run_with(folder: Path, prompts: Sequence[Prompt], /, **sections: Any) -> Run:
-    """A run whose stage `prompts` is finished."""
-    recipe = Recipe.model_validate({"name": "t", **sections})
+    """A run whose stage `prompts` is finished; llama.cpp writes, or who stands in for it, unless told otherwise."""
+    answers = {"writer": "slots"} | sections.pop("answers", {})
+    recipe = Recipe.model_validate({"name": "t", "answers": answers, **sections})
     (folder / "prompts").mkdir(parents=True)
     write_prompts(folder / "prompts" / "prompts.jsonl", prompts)
     return Run(folder, recipe, folder / "home", Listening())

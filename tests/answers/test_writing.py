@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from answers.fakes import TEMPLATE_TOKENS, World, lines_of, own, run_with
-from potstill.answers import read_answers, write_answers, writing
+from potstill.answers import read_answers, write_answers, writers, writing
+from potstill.models.teacher import Teacher
 from potstill.problem import Problem
 from potstill.progress import Task
 from potstill.prompts import Prompt, golden, write_prompts
+from potstill.recipe import AnswersSection
 from potstill.run import Run, read_json
 
 CONTEXT = {"context": 128, "max_tokens": 64}
@@ -59,7 +61,7 @@ def test_seed_depends_on_recipe_and_prompt_alone(tmp_path: Path, world: World) -
 def test_killed_and_resumed_equals_not_killed(
     tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch, dies_after: int, torn: str
 ) -> None:
-    monkeypatch.setattr(writing, "WINDOW", 4)
+    monkeypatch.setattr(writers, "WINDOW", 4)
     whole = built(run_with(tmp_path / "whole", own(6))) / "answers.jsonl"
     world.asked, world.dies_after = [], dies_after
     run = run_with(tmp_path / "killed", own(6))
@@ -162,6 +164,40 @@ def test_the_real_engine_writes_the_same_after_a_kill(
     run.progress = _Deadly(100)
     assert (built(run) / "answers.jsonl").read_bytes() == whole.read_bytes()
     assert read_json(run.stage("answers") / "report.json")["origin"]["written_before"] == 2
+
+
+@pytest.mark.parametrize("dies_after", [1, 4, 9])
+def test_batches_are_written_the_same_after_a_kill(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, dies_after: int
+) -> None:
+    """A batch that was cut short is written again as a whole: rounding depends on who is in it."""
+    teacher = SimpleNamespace(name="tiny", checkpoint=tiny_checkpoint, sha256="0" * 64)
+    monkeypatch.setattr("potstill.models.teacher.find_teacher", lambda *_: teacher)
+    monkeypatch.setattr("potstill.models.batch_writing.MOST_TEXTS", 4)
+    settings = {"context": 128, "max_tokens": 12, "temperature": 1.0, "writer": "together"}
+    whole = built(run_with(tmp_path / "whole", own(10), answers=settings))
+    assert {one.finish for one in read_answers(whole / "answers.jsonl")} <= {"stop", "length"}
+    run = run_with(tmp_path / "killed", own(10), answers=settings)
+    run.progress = _Deadly(dies_after)
+    with pytest.raises(KeyboardInterrupt):
+        built(run)
+    run.progress = _Deadly(100)
+    resumed = built(run)
+    assert (resumed / "answers.jsonl").read_bytes() == (whole / "answers.jsonl").read_bytes()
+    origin = read_json(resumed / "report.json")["origin"]
+    assert origin["written_before"] == dies_after // 4 * 4 and origin["written"] == 10 - origin["written_before"]
+
+
+@pytest.mark.parametrize(
+    ("writer", "prompts", "slots"), [("fastest", 3, True), ("fastest", 8, False), ("slots", 8, True)]
+)
+def test_a_few_answers_are_llama_cpps_and_many_are_not(
+    tmp_path: Path, tiny_gguf: Path, tiny_checkpoint: Path, writer: str, prompts: int, slots: bool
+) -> None:
+    teacher = Teacher("tiny", tiny_checkpoint, tiny_gguf, "0" * 64, "here", "apache-2.0")
+    settings = AnswersSection.model_validate({"writer": writer, "context": 128, "max_tokens": 12})
+    with writers.open_writer(teacher, settings, prompts) as opened:
+        assert isinstance(opened, writers.Slots) == slots
 
 
 class _Deadly:

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from potstill.recipe import AnswersSection
+
+if TYPE_CHECKING:
+    from potstill.models.engine import Sampling
 
 Settings = Mapping[str, float | int]
 NAMES = ("temperature", "top_p", "top_k", "repeat_penalty", "max_tokens", "context")
@@ -20,6 +24,14 @@ NAMES = ("temperature", "top_p", "top_k", "repeat_penalty", "max_tokens", "conte
 def settings_of(section: AnswersSection) -> dict[str, float | int]:
     """What must be equal for one answer to stand in for another."""
     return {name: getattr(section, name) for name in NAMES}
+
+
+def sampling_for(section: AnswersSection, seed: int) -> Sampling:
+    """What a writer is told; every answer has a seed of its own beside it."""
+    from potstill.models.engine import Sampling
+
+    names = ("temperature", "top_p", "top_k", "max_tokens", "repeat_penalty")
+    return Sampling(**{name: getattr(section, name) for name in names}, seed=seed)
 
 
 def sampling_of(settings: Settings, seed: int, prompt_id: str) -> dict[str, float | int]:

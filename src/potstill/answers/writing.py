@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from potstill.answers.answer import Answer, AnswerLog, save_answers
-from potstill.answers.settings import answer_seed, sampling_of, settings_of
+from potstill.answers.settings import answer_seed, sampling_for, sampling_of, settings_of
 from potstill.answers.shipped import package_folder, shipped_answers
-from potstill.machine import usable_cores
+from potstill.answers.writers import Writer, open_writer
 from potstill.models.conversation import messages
 from potstill.problem import Problem
 from potstill.progress import Progress
@@ -27,29 +27,11 @@ from potstill.recipe import AnswersSection
 from potstill.run import Run, write_json
 
 if TYPE_CHECKING:
-    from potstill.models.engine import Reply, Sampling
     from potstill.models.teacher import Teacher
 
 ROOM = 32
 """Tokens of an answer that must fit behind a prompt for it to be worth asking."""
-WINDOW = 512
-"""Prompts handed to the engine at a time: it prepares all it is given before it writes the first word."""
 SHOWN_TOO_LONG = 50
-
-
-class Writer(Protocol):
-    """What this stage needs of an engine."""
-
-    def count_tokens(self, prompt: str | Sequence[dict[str, str]]) -> int:
-        """Tokens of a plain text, or of a conversation with its template."""
-
-    def batch(
-        self,
-        conversations: Sequence[Sequence[dict[str, str]]],
-        sampling: Sampling,
-        seeds: Sequence[int] | None = None,
-    ) -> Iterator[tuple[int, Reply]]:
-        """Position and reply, in the order of finishing."""
 
 
 @dataclass
@@ -76,7 +58,7 @@ def write_answers(run: Run, folder: Path) -> None:
     prompts = read_prompts(run.stage("prompts") / "prompts.jsonl")
     teacher = find_teacher(run.recipe.teacher.model, run.home, run.progress)
     log = AnswerLog(folder / "answers.part.jsonl")
-    work = _already_answered(run, prompts, teacher, log)
+    work = _shipped(run, prompts, teacher)
     left = [prompt for prompt in prompts if prompt.id not in work.answers]
     if left:
         _answer_the_rest(run, teacher, left, log, work)
@@ -94,15 +76,8 @@ def write_answers(run: Run, folder: Path) -> None:
     _say(run.progress, answers, empty, work)
 
 
-def _already_answered(run: Run, prompts: Sequence[Prompt], teacher: Teacher, log: AnswerLog) -> Work:
-    work, asked = Work(), {prompt.id: prompt for prompt in prompts}
-    for answer in log.finished():
-        if asked.get(answer.prompt.id) == answer.prompt:
-            work.answers[answer.prompt.id] = answer
-    work.resumed = len(work.answers)
-    if work.resumed:
-        run.progress.say(f"answers: {work.resumed:,} were finished before, going on from there")
-    ours = [prompt for prompt in prompts if prompt.source == GOLDEN and prompt.id not in work.answers]
+def _shipped(run: Run, prompts: Sequence[Prompt], teacher: Teacher) -> Work:
+    work, ours = Work(), [prompt for prompt in prompts if prompt.source == GOLDEN]
     if ours and not run.recipe.answers.fresh:
         shipped, why_not = shipped_answers(package_folder(), ours, teacher.sha256, settings_of(run.recipe.answers))
         work.answers |= shipped
@@ -117,33 +92,45 @@ def _already_answered(run: Run, prompts: Sequence[Prompt], teacher: Teacher, log
 
 
 def _answer_the_rest(run: Run, teacher: Teacher, left: Sequence[Prompt], log: AnswerLog, work: Work) -> None:
-    from potstill.models.engine import Engine, default_threads
-
     settings = run.recipe.answers
-    threads = default_threads(usable_cores())
-    with Engine(teacher.gguf, context=settings.context, slots=settings.slots, threads=threads) as engine:
-        unasked = _measure(engine, left, settings, run.progress, work)
+    with open_writer(teacher, settings, sum(prompt.given is None for prompt in left)) as writer:
+        asked = _measure(writer, left, settings, run.progress, work)
         if work.too_long and not run.recipe.prompts.skip_bad:
             raise _too_long_problem(work.too_long, settings)
-        _write(engine, unasked, settings, run.recipe.seed, run.progress, log, work)
+        batches = _what_is_left(run, writer, asked, log, work)
+        _write(writer, batches, settings, run.recipe.seed, run.progress, log, work)
 
 
 def _measure(
-    engine: Writer, left: Sequence[Prompt], settings: AnswersSection, progress: Progress, work: Work
+    writer: Writer, left: Sequence[Prompt], settings: AnswersSection, progress: Progress, work: Work
 ) -> list[Prompt]:
     """Take the given answers, set aside what is too long; returns what the teacher has to write."""
-    unasked = []
+    asked = []
     with progress.task("prompts measured", len(left), "prompts") as task:
         for prompt in left:
             if prompt.given is not None:
-                tokens = engine.count_tokens(prompt.given)
+                tokens = writer.count_tokens(prompt.given)
                 work.answers[prompt.id] = Answer(prompt, prompt.given, "given", tokens, None)
-            elif (tokens := engine.count_tokens(messages(prompt.text))) > _longest_prompt(settings):
+            elif (tokens := writer.count_tokens(messages(prompt.text))) > _longest_prompt(settings):
                 work.too_long.append((prompt, tokens))
             else:
-                unasked.append(prompt)
+                asked.append(prompt)
             task.advance()
-    return unasked
+    return asked
+
+
+def _what_is_left(run: Run, writer: Writer, asked: Sequence[Prompt], log: AnswerLog, work: Work) -> list[list[Prompt]]:
+    """Take what a killed process has finished; returns what has to be written."""
+    wanted = {prompt.id: prompt for prompt in asked}
+    finished = {one.prompt.id: one for one in log.finished() if wanted.get(one.prompt.id) == one.prompt}
+    batches = list(writer.batches(asked, finished, run.recipe.answers.max_tokens))
+    again = {prompt.id for batch in batches for prompt in batch}
+    kept = {name: answer for name, answer in finished.items() if name not in again}
+    work.answers |= kept
+    work.resumed = len(kept)
+    if work.resumed:
+        run.progress.say(f"answers: {work.resumed:,} were finished before, going on from there")
+    return batches
 
 
 def _longest_prompt(settings: AnswersSection) -> int:
@@ -164,34 +151,22 @@ def _too_long_problem(too_long: Sequence[tuple[Prompt, int]], settings: AnswersS
 
 
 def _write(
-    engine: Writer,
-    unasked: Sequence[Prompt],
+    writer: Writer,
+    batches: Sequence[Sequence[Prompt]],
     settings: AnswersSection,
     seed: int,
     progress: Progress,
     log: AnswerLog,
     work: Work,
 ) -> None:
-    from potstill.models.engine import Sampling
-
-    kept = settings_of(settings)
-    sampling = Sampling(
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        top_k=settings.top_k,
-        seed=seed,
-        max_tokens=settings.max_tokens,
-        repeat_penalty=settings.repeat_penalty,
-    )
-    started = time.monotonic()
-    with progress.task("the teacher writes", len(unasked), "answers") as task:
-        for begin in range(0, len(unasked), WINDOW):
-            asked = unasked[begin : begin + WINDOW]
-            conversations = [messages(prompt.text) for prompt in asked]
-            seeds = [answer_seed(seed, prompt.id) for prompt in asked]
-            for place, reply in engine.batch(conversations, sampling, seeds):
-                own = sampling_of(kept, seed, asked[place].id)
-                answer = Answer(asked[place], reply.text, reply.finish, reply.tokens, own)
+    kept, started = settings_of(settings), time.monotonic()
+    sampling = sampling_for(settings, seed)
+    with progress.task("the teacher writes", sum(map(len, batches)), "answers") as task:
+        for batch in batches:
+            seeds = [answer_seed(seed, prompt.id) for prompt in batch]
+            for place, reply in writer.write(batch, sampling, seeds):
+                own = sampling_of(kept, seed, batch[place].id)
+                answer = Answer(batch[place], reply.text, reply.finish, reply.tokens, own)
                 log.append(answer)
                 work.answers[answer.prompt.id] = answer
                 work.written += 1

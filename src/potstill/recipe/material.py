@@ -58,11 +58,17 @@ class AnswersSection(Section):
     repeat_penalty: float = Field(1.1, ge=1.0, le=2.0, description="Divides the logits of repeated tokens.")
     max_tokens: int = Field(320, ge=8, le=4096, description="Longest answer, in teacher tokens.")
     context: int = Field(768, ge=128, le=32768, description="Prompt and answer together, in teacher tokens.")
+    writer: Literal["fastest", "together", "slots"] = Field(
+        "fastest",
+        description="together: up to 256 answers side by side in PyTorch, several times as fast. slots: llama.cpp. "
+        "fastest: together, unless there are only a few.",
+    )
     slots: int = Field(
         8,
         ge=1,
         le=64,
-        description="Answers written at the same time; only 1 gives the same text twice.",
+        description="Answers that llama.cpp writes at the same time; with more than 1 a text may come out otherwise "
+        "the next time.",
     )
 
 
