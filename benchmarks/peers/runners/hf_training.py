@@ -1,0 +1,105 @@
+"""What peers built on Transformers' Trainer have in common: batches, settings, the clock.
+
+In:  a job, a student.
+Out: collated batches, keyword arguments for TrainingArguments, a callback that tells steps and stops in time.
+Does not know: losses, teachers. Runs in a peer's Python.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from telling import Job, Teller
+from transformers import PreTrainedModel, TrainerCallback
+
+Row = dict[str, Any]
+IGNORED = -100
+
+
+def read_rows(job: Job) -> list[Row]:
+    """Rows with `ids`, `start` and `messages`, in the order in which they are to be trained on."""
+    return [json.loads(line) for line in Path(job["train"]).read_text(encoding="utf-8").splitlines()]
+
+
+def collate(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+    """input_ids, attention_mask, labels [B, T], padded on the right; labels hold the answer alone, not shifted."""
+    longest = max(len(row["ids"]) for row in rows)
+    ids, mask, labels = [], [], []
+    for row in rows:
+        missing = longest - len(row["ids"])
+        ids.append(row["ids"] + [0] * missing)
+        mask.append([1] * len(row["ids"]) + [0] * missing)
+        labels.append([IGNORED] * row["start"] + row["ids"][row["start"] :] + [IGNORED] * missing)
+    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask), "labels": torch.tensor(labels)}
+
+
+def common_arguments(job: Job) -> dict[str, Any]:
+    """The same for every peer: our learning rate and optimiser, nothing that costs time and trains nothing."""
+    return {
+        "output_dir": job["scratch"],
+        "max_steps": job["steps"],
+        "per_device_train_batch_size": job["batch"],
+        "learning_rate": job["learning_rate"],
+        "lr_scheduler_type": "linear",
+        "warmup_steps": round(job["warmup"] * job["steps"]),
+        "optim": "adamw_torch_fused",
+        "adam_beta2": job["beta2"],
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "bf16": job["dtype"] == "bfloat16",
+        "use_cpu": True,
+        "gradient_checkpointing": False,
+        "remove_unused_columns": False,
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        "seed": job["seed"],
+    }
+
+
+def told(job: Job, loss: str, teacher: str) -> dict[str, str]:
+    """The settings that matter, for the table."""
+    return {
+        "teacher": teacher,
+        "loss": loss,
+        "learning rate": f"{job['learning_rate']:g}, linear, warm-up {job['warmup']:g}",
+        "optimiser": f"AdamW fused, β₂ {job['beta2']:g}, clip 1",
+        "dtype": f"{job['dtype']} over float32 weights",
+        "batch": f"{job['batch']} answers",
+    }
+
+
+class Pacing(TrainerCallback):
+    """Tells every step; ends the training when the job's minutes are over.
+
+    Args:
+        student: watched for the tokens that it reads, padding left out.
+    """
+
+    def __init__(self, job: Job, teller: Teller, student: PreTrainedModel) -> None:
+        self.teller, self.tokens = teller, 0
+        self.limit = None if job["minutes"] is None else 60 * job["minutes"]
+        self.steps = 0
+        student.register_forward_pre_hook(self._read, with_kwargs=True)
+
+    def _read(self, module: Any, arguments: Any, named: dict[str, Any]) -> None:
+        mask = named.get("attention_mask")
+        self.tokens += int(named["input_ids"].numel() if mask is None else mask.sum())
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Models are loaded."""
+        self.teller.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """A step is done; another one that would end nearer beyond the limit than before it is not begun."""
+        self.steps += 1
+        self.teller.step(self.tokens)
+        used = self.teller.seconds()
+        if self.limit is not None and used + used / self.steps / 2 >= self.limit:
+            control.should_training_stop = True
