@@ -37,8 +37,8 @@ ANSWER_TOKENS, QUESTION_TOKENS = 155, 62
 """Means over the golden 200 and their shipped answers, template included."""
 EFFICIENCY = 0.5
 """Share of the probed GEMM rate that reading and training reach (benchmarks/ print it)."""
-WRITING_RATE = 35.0
-"""Tokens a second the teacher writes over 8 slots on 2 cores; only fresh answers pay it."""
+WRITING_EFFICIENCY = 0.3
+"""Share of the same rate that writing side by side reaches."""
 
 
 STUDENT_SHARE = 0.3
@@ -55,8 +55,14 @@ def predict(recipe: Recipe, machine: Machine) -> list[list[str]]:
     healing = recipe.prune.calibration_tokens * 2 * (BODY_PARAMETERS + parameters) * 1.3 / rate / 60
     epochs = recipe.distill.epochs * tokens * 6 * parameters * 1.2 / rate / 60
     training = recipe.distill.budget_minutes or epochs
-    writing = prompts * ANSWER_TOKENS / WRITING_RATE / 60 if writes_answers(recipe) else 0.0
-    minutes = {"answers": writing, "signals": reading, "prune": healing, "distill": training}
+    peak = rate / EFFICIENCY
+    writing = prompts * ANSWER_TOKENS * 2 * TEACHER_PARAMETERS / (peak * WRITING_EFFICIENCY) / 60
+    minutes = {
+        "answers": writing if writes_answers(recipe) else 0.0,
+        "signals": reading,
+        "prune": healing,
+        "distill": training,
+    }
     minutes["evaluate"] = evaluation_minutes(recipe)
     return [
         ["prompts", f"{prompts:,}", "train and held-out together"],
@@ -101,6 +107,7 @@ def count_prompts(recipe: Recipe) -> int:
         lines = _lines(file.path)
         kept_away = round(lines * file.held_out_share)
         held_out, training = held_out + kept_away, training + lines - kept_away
+    training += recipe.prompts.synthetic.count
     return held_out + min(training, recipe.prompts.limit or training)
 
 
@@ -139,8 +146,10 @@ def _student_row(recipe: Recipe) -> list[str]:
 
 
 def writes_answers(recipe: Recipe) -> bool:
-    """True where the teacher has to write: own prompts, another teacher, or fresh answers."""
-    return recipe.answers.fresh or bool(recipe.prompts.files) or recipe.teacher.model != CATALOGUE[0].name
+    """True where the teacher has to write: own or made-up prompts, another teacher, or fresh answers."""
+    prompts = recipe.prompts
+    asked = bool(prompts.files or prompts.synthetic.count)
+    return recipe.answers.fresh or asked or recipe.teacher.model != CATALOGUE[0].name
 
 
 def run_megabytes(recipe: Recipe) -> float:

@@ -11,8 +11,9 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from potstill.evaluate import replies
-from potstill.evaluate.replies import Ask, Notebook, Written, measure_likelihoods, write_replies
+from potstill.evaluate.replies import Ask, Written, measure_likelihoods, write_replies
 from potstill.models.engine import Sampling
+from potstill.notebook import Notebook
 from potstill.progress import Silent
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=0, max_tokens=8, repeat_penalty=1.0)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from potstill.evaluate.replies import SHIPPED, Notebook, Written
+from potstill.evaluate.replies import SHIPPED, Written
 from potstill.evaluate.ship import default_keys, ship
 from potstill.models.catalogue import CATALOGUE
+from potstill.notebook import Notebook
 from potstill.problem import Problem
 
 NAME = f"{CATALOGUE[0].sha256}.jsonl"

@@ -11,20 +11,20 @@ teacher to our own sets ship with potstill (`evaluate.fresh` writes them anew: t
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from potstill.machine import usable_cores
 from potstill.models.conversation import messages
 from potstill.models.engine import Sampling
-from potstill.models.identity import file_hash
+from potstill.models.gguf_adapter import parts_of
+from potstill.models.identity import combined_hash, file_hash
 from potstill.models.llama import LlamaReader
 from potstill.models.team import Team, members_that_fit
+from potstill.notebook import Notebook
 from potstill.progress import Task
 from potstill.run import digest
 
@@ -56,38 +56,11 @@ class Ask:
     sampling: Sampling
 
 
-class Notebook:
-    """Key → value, a JSON line each, kept as soon as it is known. A line torn by a kill is as good as not there."""
-
-    def __init__(self, path: Path, shipped: str = "") -> None:
-        """Open or begin the file; `shipped` holds more such lines, which are only read."""
-        self._path = path
-        self._known: dict[str, Any] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        own = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-        for line in (shipped + own).split("\n"):
-            try:
-                key, value = json.loads(line)
-            except ValueError:
-                continue
-            self._known[key] = value
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._known
-
-    def __getitem__(self, key: str) -> Any:
-        return self._known[key]
-
-    def put(self, key: str, value: Any) -> None:
-        """Keep a value: in a line of its own, whatever an earlier kill has left at the end."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write("\n" + json.dumps([key, value], ensure_ascii=False) + "\n")
-        self._known[key] = value
-
-
 def open_notebook(gguf: Path, home: Path, fresh: Path | None) -> Notebook:
     """What is known of a file: from earlier evaluations, and what ships. `fresh`: the folder to begin anew in."""
-    sha256 = file_hash(gguf, home)
+    parts = parts_of(gguf)
+    hashes = {path.name: file_hash(path, home) for path in (parts.model, *parts.adapters)}
+    sha256 = combined_hash(hashes) if parts.adapters else hashes[gguf.name]
     if fresh is not None:
         return Notebook(fresh / f"{sha256}.jsonl")
     shipped = files("potstill.evaluate") / SHIPPED / f"{sha256}.jsonl"

@@ -14,8 +14,9 @@ import sys
 from pathlib import Path
 
 from potstill.evaluate.exam import asks_of, items_of, set_exam
-from potstill.evaluate.replies import SHIPPED, Notebook, likelihood_key, reply_key
+from potstill.evaluate.replies import SHIPPED, likelihood_key, reply_key
 from potstill.models.catalogue import CATALOGUE
+from potstill.notebook import Notebook
 from potstill.problem import Problem
 from potstill.recipe import Recipe
 from potstill.run import write_text

@@ -1,8 +1,9 @@
 """Stage `prompts`: what the teacher is asked, and what is held out.
 
-In:  the golden 200 that ship with potstill, files of the recipe, the evaluation sets (to keep away from).
-Out: `prompts/`: `prompts.jsonl`, `dropped.jsonl`, `report.json`.
-Does not know: the teacher, its answers.
+In:  the golden 200 that ship with potstill, files of the recipe, the evaluation sets (to keep away from); the teacher,
+     where it shall make up prompts itself.
+Out: `prompts/`: `prompts.jsonl`, `dropped.jsonl`, `report.json`; `synthetic.jsonl` where there are such.
+Does not know: the teacher's answers.
 """
 
 from __future__ import annotations

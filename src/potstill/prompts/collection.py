@@ -1,8 +1,8 @@
-"""The stage itself: golden prompts and the user's, sifted into one list.
+"""The stage itself: golden prompts, the user's and the teacher's own, sifted into one list.
 
 In:  the recipe's section `prompts`, the files it names, the evaluation sets to keep away from.
 Out: `prompts.jsonl`; `dropped.jsonl`, a line for each prompt that did not stay; `report.json`, their counts.
-Does not know: the teacher, later stages.
+Does not know: how the teacher makes up prompts, later stages.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from potstill.prompts.evaluation import evaluation_sets
 from potstill.prompts.importing import BadLine, Question, read_questions
 from potstill.prompts.prompt import GOLDEN, Prompt, Split, golden, write_prompts
 from potstill.prompts.sifting import HELD_OUT, Dropped, limit_training, sift
+from potstill.prompts.synthetic import UNFINISHED, make_up, say_made_up, synthetic_report
 from potstill.recipe import PromptFile
 from potstill.run import Run, write_json, write_text
 
@@ -31,7 +31,7 @@ def collect(run: Run, folder: Path) -> None:
     """Gather the prompts of a run into `folder`.
 
     Raises: Problem naming file and line where one can't be read and the recipe doesn't skip bad lines; where
-        a file, or what is left of all of them, has no prompt.
+        a file, or what is left of all of them, has no prompt; where the teacher can't be made to ask.
     """
     settings = run.recipe.prompts
     shipped = golden()
@@ -41,21 +41,29 @@ def collect(run: Run, folder: Path) -> None:
     read = (shipped if settings.golden else []) + imported
     held_out = [prompt.text for prompt in shipped if prompt.split == "held-out"]
     kept_away = evaluation_sets(run.recipe.evaluate.files) | {HELD_OUT: held_out}
-    with run.progress.task("prompts compared", len(read), "prompts") as task:
-        kept, dropped = sift(read, kept_away, settings.near_duplicate, task)
-    kept, over = limit_training(kept, settings.limit, run.recipe.seed)
+
+    def sieve(made_up: Sequence[Prompt]) -> tuple[list[Prompt], list[Dropped]]:
+        asked = [*read, *made_up]
+        with run.progress.task("prompts compared", len(asked), "prompts") as task:
+            return sift(asked, kept_away, settings.near_duplicate, task)
+
+    made = make_up(run, folder, sieve)
+    read += made.prompts
+    kept, over = limit_training(made.kept, settings.limit, run.recipe.seed)
+    dropped = made.dropped + over
     if not any(prompt.split == "train" for prompt in kept):
         raise Problem(
             f"None of {len(read)} prompts is left to train with ({_reasons(dropped, bad_lines)})",
             "Give other prompts, or set prompts.golden = true.",
         )
-    dropped += over
     write_prompts(folder / "prompts.jsonl", kept)
-    lines = [json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in dropped]
+    lines = [json.dumps(vars(one), ensure_ascii=False) + "\n" for one in dropped]
     write_text(folder / "dropped.jsonl", "".join(lines))
-    report = _report(read, kept, dropped, bad_lines)
+    report = _report(read, kept, dropped, bad_lines) | synthetic_report(settings.synthetic, made)
     write_json(folder / "report.json", report)
     _say(run.progress, report["read"], kept, dropped, bad_lines)
+    say_made_up(run.progress, report)
+    (folder / UNFINISHED).unlink(missing_ok=True)
 
 
 def _import(files: Sequence[PromptFile]) -> tuple[list[Prompt], list[BadLine]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.resources
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -31,7 +31,7 @@ class Prompt:
     """Normalised, not empty."""
     category: str
     source: str
-    """`golden`, or file name and line."""
+    """`golden`; file name and line; or `synthetic:` with kind and number."""
     split: Split
     given: str | None = None
     """An answer that came with the prompt; the teacher is not asked."""
@@ -56,7 +56,7 @@ def read_prompts(path: Path) -> list[Prompt]:
 
 def write_prompts(path: Path, prompts: Iterable[Prompt]) -> None:
     """Write prompts as JSON lines, whole or not at all."""
-    write_text(path, "".join(json.dumps(asdict(prompt), ensure_ascii=False) + "\n" for prompt in prompts))
+    write_text(path, "".join(json.dumps(vars(prompt), ensure_ascii=False) + "\n" for prompt in prompts))
 
 
 def golden() -> list[Prompt]:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from potstill.progress import Task
-from potstill.prompts.overlap import GramRanks, OverlapIndex, containment, jaccard
 from potstill.prompts.prompt import GOLDEN, Prompt
 
 HELD_OUT = "held-out prompts"
@@ -45,9 +44,12 @@ def sift(
 
     Returns: those that stay, in the given order; the others.
     """
+    # Needs numpy, which reading prompts does not.
+    from potstill.prompts.overlap import GramRanks, OverlapIndex, containment, jaccard
+
     away = [(name, text) for name, texts in kept_away.items() for text in texts]
     ranks = GramRanks([prompt.text for prompt in prompts] + [text for _, text in away])
-    guard, stayed = OverlapIndex(threshold), OverlapIndex(threshold)
+    guard, stayed = OverlapIndex(threshold, ranks.uses), OverlapIndex(threshold, ranks.uses)
     exact: dict[str, str] = {}
     for name, text in away:
         guard.add(name, ranks.of(text))

@@ -5,7 +5,14 @@ Out: a frozen `Recipe`, its sections, and the reading of recipe files.
 Does not know: run folders, stages, models, this machine.
 """
 
-from potstill.recipe.loading import load_recipe, validate_recipe, with_evaluation, with_options, with_target
+from potstill.recipe.loading import (
+    load_recipe,
+    validate_recipe,
+    with_evaluation,
+    with_options,
+    with_server,
+    with_target,
+)
 from potstill.recipe.material import (
     AnswersSection,
     BindingSection,
@@ -31,6 +38,7 @@ from potstill.recipe.student import (
     TailSection,
     TemperatureSection,
 )
+from potstill.recipe.synthetic import SyntheticKind, SyntheticSection
 from potstill.recipe.whole import Recipe
 
 __all__ = [
@@ -56,6 +64,8 @@ __all__ = [
     "Recipe",
     "Section",
     "SignalsSection",
+    "SyntheticKind",
+    "SyntheticSection",
     "TailSection",
     "TeacherSection",
     "TemperatureSection",
@@ -64,5 +74,6 @@ __all__ = [
     "validate_recipe",
     "with_evaluation",
     "with_options",
+    "with_server",
     "with_target",
 ]

@@ -128,6 +128,11 @@ def with_options(recipe: Recipe, minutes: float | None, skip_bad: bool) -> Recip
     return recipe
 
 
+def with_server(recipe: Recipe, address: str) -> Recipe:
+    """The recipe with answers that are asked from a server: others than the teacher's, so they are part of it."""
+    return recipe.model_copy(update={"answers": recipe.answers.model_copy(update={"server": address})})
+
+
 def with_target(recipe: Recipe, target_mb: float | None, max_kl: float | None) -> Recipe:
     """The recipe with what `potstill export` was told: the mix is chosen by measuring, and that is what ships."""
     told = {**recipe.export.model_dump(), "target_mb": target_mb, "max_kl": max_kl, "ship": "chosen"}

@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import Field
 
 from potstill.recipe.section import Section, Share
+from potstill.recipe.synthetic import SyntheticSection
 
 
 class TeacherSection(Section):
@@ -46,6 +47,7 @@ class PromptsSection(Section):
         "held out is also protected from prompts that contain it by more than this.",
     )
     limit: int | None = Field(None, ge=1, description="Keep at most this many training prompts; all if absent.")
+    synthetic: SyntheticSection = Field(default_factory=lambda: SyntheticSection.model_validate({}))
 
 
 class AnswersSection(Section):
@@ -62,6 +64,11 @@ class AnswersSection(Section):
         "fastest",
         description="together: up to 256 answers side by side in PyTorch, several times as fast. slots: llama.cpp. "
         "fastest: together, unless there are only a few.",
+    )
+    server: str | None = Field(
+        None,
+        description="Server that speaks OpenAI's API and writes in the teacher's place, such as http://host:8000/v1; "
+        "its key is taken from POTSTILL_SERVER_KEY.",
     )
     slots: int = Field(
         8,

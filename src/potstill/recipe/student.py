@@ -181,6 +181,20 @@ class FinishSection(Section):
     type: Literal["Q4_0", "Q8_0"] = Field("Q4_0", description="Whose rounding: the type that is to be shipped.")
 
 
+class AdapterSection(Section):
+    """A low-rank adapter for one kind of question, trained on the finished student and switched on on demand."""
+
+    category: str | None = Field(
+        None,
+        pattern=r"^[\w-]+$",
+        description='Category of the answers that it learns from, such as "code"; also its name. Absent: no adapter.',
+    )
+    minutes: float = Field(10.0, gt=0.0, description="Its own wall-clock training time, after the student's.")
+    rank: int = Field(16, ge=1, le=512, description="Its rank: what it can hold, and what it weighs.")
+    alpha: float = Field(32.0, gt=0.0, description="Its outputs are multiplied by alpha / rank.")
+    learning_rate: float = Field(2e-4, gt=0.0, le=1.0, description="Peak learning rate.")
+
+
 class DistillSection(Section):
     """How the student is trained."""
 
@@ -223,6 +237,7 @@ class DistillSection(Section):
     on_policy: OnPolicySection = Field(default_factory=lambda: OnPolicySection.model_validate({}))
     joint: JointSection = Field(default_factory=lambda: JointSection.model_validate({}))
     finish: FinishSection = Field(default_factory=lambda: FinishSection.model_validate({}))
+    adapter: AdapterSection = Field(default_factory=lambda: AdapterSection.model_validate({}))
     checkpoint_seconds: float = Field(120.0, gt=0.0, description="Time between checkpoints.")
     chunk_rows: int = Field(256, ge=1, description="Answer positions whose logits exist at the same time.")
 

@@ -42,10 +42,14 @@ class Recipe(Section):
     def _answers_fit_what_is_read(self) -> Recipe:
         if self.answers.max_tokens >= self.answers.context:
             raise ValueError("answers.max_tokens must be smaller than answers.context, or no prompt fits")
-        if not self.prompts.golden and not self.prompts.files:
+        prompts = self.prompts
+        if not (prompts.golden or prompts.files or prompts.synthetic.count):
             raise ValueError(
-                "there is nothing to ask: set prompts.golden = true or name a file under [[prompts.files]]"
+                "there is nothing to ask: set prompts.golden = true, name a file under [[prompts.files]], or set "
+                "prompts.synthetic.count"
             )
+        if prompts.synthetic.count and prompts.synthetic.max_tokens > self.answers.context // 2:
+            raise ValueError("prompts.synthetic.max_tokens must leave half of answers.context to the answer")
         return self
 
     def teacher_layers(self) -> tuple[int, ...]:
