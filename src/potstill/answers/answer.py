@@ -31,6 +31,8 @@ class Answer:
     """Teacher tokens; of a written answer the end-of-turn token counts."""
     sampling: Mapping[str, float | int] | None
     """Settings and seed of a written answer; None for a given one."""
+    server: str | None = None
+    """Model and address of the server that wrote it, on its own word; None: the teacher whose weights were verified."""
 
 
 def read_answers(path: Path) -> list[Answer]:
@@ -97,7 +99,10 @@ class AnswerLog:
 
 
 def _line(answer: Answer) -> str:
-    return json.dumps(asdict(answer), ensure_ascii=False) + "\n"
+    fields = asdict(answer)
+    if answer.server is None:
+        del fields["server"]
+    return json.dumps(fields, ensure_ascii=False) + "\n"
 
 
 def _answer(line: str) -> Answer:

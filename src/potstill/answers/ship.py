@@ -28,6 +28,10 @@ def ship(run_folder: Path, package: Path) -> int:
     report = read_json(run_folder / "answers" / "report.json")
     if report["origin"]["shipped"]:
         raise Problem(f"{run_folder} used the answers that ship already", "Run with answers.fresh = true.")
+    if report["teacher_sha256"] is None:
+        raise Problem(
+            f"{run_folder} has answers that a server wrote", "Run without --engine http…: what ships is verified."
+        )
     answers = {answer.prompt.id: answer for answer in read_answers(run_folder / "answers" / "answers.jsonl")}
     prompts = golden()
     missing = [one.id for one in prompts if one.id not in answers or answers[one.id].prompt.text != one.text]

@@ -25,10 +25,15 @@ A_FEW = 8
 """Below so many answers llama.cpp has finished before PyTorch has loaded its weights."""
 WINDOW = 512
 """Prompts handed to llama.cpp at a time: it prepares all it is given before it writes the first word."""
+SENT_WINDOW = 32
+"""Prompts sent to a worker elsewhere at a time: what is lost where it dies."""
 
 
 class Writer(Protocol):
     """What the stage needs."""
+
+    server: str | None
+    """Who writes, where it is not the verified teacher."""
 
     def count_tokens(self, prompt: str | Sequence[dict[str, str]]) -> int:
         """Tokens of a plain text, or of a conversation with its template."""
@@ -47,15 +52,17 @@ class Writer(Protocol):
 class Slots:
     """llama.cpp: every answer for itself, as far as its slots allow."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    server: str | None = None
+
+    def __init__(self, engine: Engine, window: int) -> None:
+        self._engine, self._window = engine, window
         self.count_tokens = engine.count_tokens
 
     def batches(self, prompts: Sequence[Prompt], known: Collection[str], max_tokens: int) -> Iterator[list[Prompt]]:
         """All that are not known."""
         left = [prompt for prompt in prompts if prompt.id not in known]
-        for begin in range(0, len(left), WINDOW):
-            yield left[begin : begin + WINDOW]
+        for begin in range(0, len(left), self._window):
+            yield left[begin : begin + self._window]
 
     def write(self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[int]) -> Iterator[tuple[int, Reply]]:
         """Position and reply, in the order of finishing."""
@@ -67,6 +74,8 @@ class Together:
 
     Killed or not, the same answers come out.
     """
+
+    server: str | None = None
 
     def __init__(self, writer: BulkWriter) -> None:
         self._writer = writer
@@ -85,8 +94,13 @@ class Together:
 
 
 @contextmanager
-def open_writer(teacher: Teacher, settings: AnswersSection, wanted: int) -> Iterator[Writer]:
-    """Load what the recipe asks for; `wanted`: answers to write, those of an earlier, killed process included."""
+def open_writer(teacher: Teacher, settings: AnswersSection, wanted: int, window: int | None = None) -> Iterator[Writer]:
+    """Load what the recipe asks for.
+
+    Args:
+        wanted: answers to write, those of an earlier, killed process included.
+        window: prompts that llama.cpp is handed at a time.
+    """
     if settings.writer == "together" or (settings.writer == "fastest" and wanted >= A_FEW):
         import torch
 
@@ -100,4 +114,4 @@ def open_writer(teacher: Teacher, settings: AnswersSection, wanted: int) -> Iter
 
     threads = default_threads(usable_cores())
     with Engine(teacher.gguf, context=settings.context, slots=settings.slots, threads=threads) as engine:
-        yield Slots(engine)
+        yield Slots(engine, window or WINDOW)

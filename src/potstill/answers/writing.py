@@ -1,6 +1,6 @@
 """The stage itself: given answers are taken, shipped ones used where they fit, the teacher writes the rest.
 
-In:  `prompts/`, the recipe's section `answers`, the teacher.
+In:  `prompts/`, the recipe's section `answers`, the teacher; the engine: where or by whom answers are written.
 Out: `answers.jsonl` in prompt order, `report.json`; until then `answers.part.jsonl`, which survives a kill.
 Does not know: how text is generated; what answers are used for.
 """
@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from potstill.answers.answer import Answer, AnswerLog, save_answers
-from potstill.answers.settings import answer_seed, sampling_for, sampling_of, settings_of
+from potstill.answers.elsewhere import Elsewhere, worker
+from potstill.answers.settings import settings_of
 from potstill.answers.shipped import package_folder, shipped_answers
-from potstill.answers.writers import Writer, open_writer
+from potstill.answers.writers import SENT_WINDOW, Writer, open_writer
+from potstill.engines import LOCAL, RAY, results
 from potstill.models.conversation import messages
 from potstill.problem import Problem
 from potstill.progress import Progress
@@ -47,8 +50,11 @@ class Work:
     too_long: list[tuple[Prompt, int]] = field(default_factory=list)
 
 
-def write_answers(run: Run, folder: Path) -> None:
+def write_answers(run: Run, folder: Path, engine: str = LOCAL) -> None:
     """Answer every prompt of the run; goes on where a killed run stopped.
+
+    Args:
+        engine: `local`; `ray`: the teacher writes on a cluster. A server (`answers.server`) writes for itself.
 
     Raises: Problem where prompts are too long for the context (before anything is written) and the recipe doesn't
         skip bad lines; where the teacher has nothing to say to any training prompt.
@@ -61,7 +67,7 @@ def write_answers(run: Run, folder: Path) -> None:
     work = _shipped(run, prompts, teacher)
     left = [prompt for prompt in prompts if prompt.id not in work.answers]
     if left:
-        _answer_the_rest(run, teacher, left, log, work)
+        _answer_the_rest(run, teacher, left, engine, log, work)
     answers = [work.answers[prompt.id] for prompt in prompts if prompt.id in work.answers]
     empty = [answer.prompt.id for answer in answers if not answer.text.strip()]
     answers = [answer for answer in answers if answer.text.strip()]
@@ -71,7 +77,7 @@ def write_answers(run: Run, folder: Path) -> None:
             "Choose another teacher or other prompts.",
         )
     save_answers(folder / "answers.jsonl", answers)
-    write_json(folder / "report.json", _report(run, teacher, answers, empty, work))
+    write_json(folder / "report.json", _report(run, teacher, engine, answers, empty, work))
     log.remove()
     _say(run.progress, answers, empty, work)
 
@@ -91,14 +97,32 @@ def _shipped(run: Run, prompts: Sequence[Prompt], teacher: Teacher) -> Work:
     return work
 
 
-def _answer_the_rest(run: Run, teacher: Teacher, left: Sequence[Prompt], log: AnswerLog, work: Work) -> None:
-    settings = run.recipe.answers
-    with open_writer(teacher, settings, sum(prompt.given is None for prompt in left)) as writer:
+def _answer_the_rest(
+    run: Run, teacher: Teacher, left: Sequence[Prompt], engine: str, log: AnswerLog, work: Work
+) -> None:
+    settings, seed = run.recipe.answers, run.recipe.seed
+    wanted = sum(prompt.given is None for prompt in left)
+    with _writer(teacher, settings, wanted, SENT_WINDOW if engine == RAY else None) as writer:
         asked = _measure(writer, left, settings, run.progress, work)
         if work.too_long and not run.recipe.prompts.skip_bad:
             raise _too_long_problem(work.too_long, settings)
         batches = _what_is_left(run, writer, asked, log, work)
-        _write(writer, batches, settings, run.recipe.seed, run.progress, log, work)
+        here = worker(writer, settings, seed)
+        elsewhere = Elsewhere(run.recipe.teacher.model, teacher.sha256, run.home.resolve(), settings, seed, wanted)
+        written = results(LOCAL if writer.server else engine, batches, here, elsewhere)
+        _keep(written, sum(map(len, batches)), run.progress, log, work)
+
+
+@contextmanager
+def _writer(teacher: Teacher, settings: AnswersSection, wanted: int, window: int | None) -> Iterator[Writer]:
+    if settings.server is None:
+        with open_writer(teacher, settings, wanted, window) as writer:
+            yield writer
+        return
+    from potstill.answers.server import Server
+    from potstill.models.teacher import load_tokenizer
+
+    yield Server(settings.server, load_tokenizer(teacher.checkpoint), settings)
 
 
 def _measure(
@@ -122,7 +146,11 @@ def _measure(
 def _what_is_left(run: Run, writer: Writer, asked: Sequence[Prompt], log: AnswerLog, work: Work) -> list[list[Prompt]]:
     """Take what a killed process has finished; returns what has to be written."""
     wanted = {prompt.id: prompt for prompt in asked}
-    finished = {one.prompt.id: one for one in log.finished() if wanted.get(one.prompt.id) == one.prompt}
+    finished = {
+        one.prompt.id: one
+        for one in log.finished()
+        if wanted.get(one.prompt.id) == one.prompt and one.server == writer.server
+    }
     batches = list(writer.batches(asked, finished, run.recipe.answers.max_tokens))
     again = {prompt.id for batch in batches for prompt in batch}
     kept = {name: answer for name, answer in finished.items() if name not in again}
@@ -150,36 +178,27 @@ def _too_long_problem(too_long: Sequence[tuple[Prompt, int]], settings: AnswersS
     )
 
 
-def _write(
-    writer: Writer,
-    batches: Sequence[Sequence[Prompt]],
-    settings: AnswersSection,
-    seed: int,
-    progress: Progress,
-    log: AnswerLog,
-    work: Work,
-) -> None:
-    kept, started = settings_of(settings), time.monotonic()
-    sampling = sampling_for(settings, seed)
-    with progress.task("the teacher writes", sum(map(len, batches)), "answers") as task:
-        for batch in batches:
-            seeds = [answer_seed(seed, prompt.id) for prompt in batch]
-            for place, reply in writer.write(batch, sampling, seeds):
-                own = sampling_of(kept, seed, batch[place].id)
-                answer = Answer(batch[place], reply.text, reply.finish, reply.tokens, own)
-                log.append(answer)
-                work.answers[answer.prompt.id] = answer
-                work.written += 1
-                work.written_tokens += reply.tokens
-                work.seconds = time.monotonic() - started
-                task.advance()
-                task.describe(f"{work.written_tokens / max(work.seconds, 1e-9):.0f} tokens/s")
+def _keep(written: Iterator[Answer], count: int, progress: Progress, log: AnswerLog, work: Work) -> None:
+    started = time.monotonic()
+    with progress.task("the teacher writes", count, "answers") as task:
+        for answer in written:
+            log.append(answer)
+            work.answers[answer.prompt.id] = answer
+            work.written += 1
+            work.written_tokens += answer.tokens
+            work.seconds = time.monotonic() - started
+            task.advance()
+            task.describe(f"{work.written_tokens / max(work.seconds, 1e-9):.0f} tokens/s")
 
 
 def _report(
-    run: Run, teacher: Teacher, answers: Sequence[Answer], empty: Sequence[str], work: Work
+    run: Run, teacher: Teacher, engine: str, answers: Sequence[Answer], empty: Sequence[str], work: Work
 ) -> Mapping[str, Any]:
-    """Counts. `seconds` and the rate are of what this process wrote: a resumed run saw only a part of it."""
+    """Counts. `seconds` and the rate are of what this process wrote: a resumed run saw only a part of it.
+
+    A server vouches for what it wrote by a name alone, so such answers have no teacher's hash.
+    """
+    servers = sorted({answer.server for answer in answers if answer.server})
     finishes = Counter(answer.finish for answer in answers)
     return {
         "answers": len(answers),
@@ -197,7 +216,8 @@ def _report(
         "seconds": round(work.seconds, 1),
         "tokens_per_second": round(work.written_tokens / work.seconds, 1) if work.written else None,
         "teacher": teacher.name,
-        "teacher_sha256": teacher.sha256,
+        "teacher_sha256": None if servers else teacher.sha256,
+        "engine": ", ".join(servers) or engine,
         "settings": settings_of(run.recipe.answers),
         "seed": run.recipe.seed,
     }

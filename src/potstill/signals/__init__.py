@@ -8,12 +8,14 @@ Does not know: the student.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from potstill.answers import Answer, read_answers
+from potstill.engines import LOCAL, Worker, results
 from potstill.problem import Problem
 from potstill.run import Run, read_json, write_json
 from potstill.vocab.binding import FILE as BINDING
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
     from potstill.models.examples import Example
     from potstill.recipe import Recipe
-    from potstill.signals.collect import Source
+    from potstill.signals.collect import Reading, Shard, Source
     from potstill.signals.store import StoreFormat
 
 __all__ = ["teach", "verify"]
@@ -34,19 +36,21 @@ __all__ = ["teach", "verify"]
 SPLITS = ("train", "held-out")
 
 
-def teach(run: Run, folder: Path) -> None:
-    """Read all answers, shard by shard."""
-    from potstill.signals.collect import collect_signals
-
-    source = _open_source(run, folder)
-    examples, as_read = _examples(run, source)
-    total = sum(len(example.ids) for part in as_read.values() for example in part)
-    fresh, started = not any(folder.glob("*-*.safetensors")), time.monotonic()
+def teach(run: Run, folder: Path, engine: str = LOCAL) -> None:
+    """Read all answers, shard by shard, here (`local`) or over a cluster (`ray`)."""
+    reading = _open_reading(run, folder)
+    examples, source = reading.examples, reading.source
+    missing = [shard for shard in reading.shards() if not reading.path(shard).exists()]
+    total = sum(map(reading.tokens, reading.shards()))
+    fresh, started = len(missing) == len(reading.shards()), time.monotonic()
+    elsewhere = Elsewhere(run.folder.resolve(), run.recipe, run.home.resolve(), folder.resolve(), source.form.teacher)
     with run.progress.task("the teacher reads", total, "tokens") as task:
-        shards = {
-            split: collect_signals(source, split, part, run.recipe.signals.shard_answers, folder, task, as_read[split])
-            for split, part in examples.items()
-        }
+        task.advance(total - sum(map(reading.tokens, missing)))
+        for tokens in results(engine, missing, reading.write, elsewhere):
+            task.advance(tokens)
+    shards = {split: reading.names(split) for split in SPLITS}
+    if lost := [name for names in shards.values() for name in names if not (folder / name).exists()]:
+        raise Problem(f"{len(lost)} shards are not in {folder}", "Workers must see the same run folder. Run again.")
     report = _report(folder, examples, shards)
     # After a resume the clock saw only a part of the reading.
     report["tokens_per_second"] = total / (time.monotonic() - started) if fresh else 0.0
@@ -57,6 +61,38 @@ def teach(run: Run, folder: Path) -> None:
         f"signals: {report['answer_tokens']:,} answer tokens, {report['bytes_per_token']:.0f} bytes each, "
         f"{report['megabytes']:.0f} MB"
     )
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Makes another process ready to read shards of this run; it keeps to the dtype that this store was begun with.
+
+    Args:
+        run, home, folder: of the run, of its teachers and of the store: the same paths on every machine.
+        recipe: what is asked for. teacher: SHA-256 of the one that has to be read.
+    """
+
+    run: Path
+    recipe: Recipe
+    home: Path
+    folder: Path
+    teacher: str
+
+    @contextmanager
+    def __call__(self) -> Iterator[Worker[Shard, int]]:
+        """A worker. Raises: Problem where this machine's teacher is another one, or there is no such run here."""
+        reading = _open_reading(Run(self.run, self.recipe, self.home), self.folder)
+        if reading.source.form.teacher != self.teacher:
+            raise Problem("a worker has another teacher of this name", "Share POTSTILL_HOME, or remove that teacher.")
+        yield reading.write
+
+
+def _open_reading(run: Run, folder: Path) -> Reading:
+    from potstill.signals.collect import Reading
+
+    source = _open_source(run, folder)
+    examples, as_read = _examples(run, source)
+    return Reading(source, examples, as_read, run.recipe.signals.shard_answers, folder)
 
 
 def verify(run: Run, positions: int) -> dict[str, float]:

@@ -7,7 +7,7 @@ Does not know: recipes, runs, where the teacher came from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -63,31 +63,77 @@ def collect_signals(
         examples: as they are kept, in the student's ids.
         as_read: the same answers in the ids of a teacher with its own tokenizer, as many rows each.
     """
-    as_read = examples if as_read is None else as_read
-    source = replace(source, form=source.form_of(split))
-    names = []
-    for number, begin in enumerate(range(0, len(examples), shard_answers)):
-        part = examples[begin : begin + shard_answers]
-        path = folder / f"{split}-{number:05d}.safetensors"
-        if path.exists():
-            task.advance(sum(len(example.ids) for example in as_read[begin : begin + shard_answers]))
-        else:
-            signals = read_signals(source, as_read[begin : begin + shard_answers], task)
-            write_shard(path, source.form, part, signals)
-        names.append(path.name)
-    return names
+    reading = Reading(
+        source, {split: examples}, {split: examples if as_read is None else as_read}, shard_answers, folder
+    )
+    for shard in reading.shards():
+        for tokens in [reading.tokens(shard)] if reading.path(shard).exists() else reading.write(shard):
+            task.advance(tokens)
+    return reading.names(split)
 
 
-def read_signals(source: Source, examples: Sequence[Example], task: Task) -> list[Arrays]:
-    """The arrays of each example, in the order given."""
-    signals: dict[int, Arrays] = {}
+Shard = tuple[str, int]
+"""Split and number: the unit of work. A shard's batches hold its own examples alone, whoever reads it."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """All that is read for a store, cut into shards.
+
+    Args:
+        examples: split → examples as they are kept. as_read: the same in the teacher's ids, as many rows each.
+        shard_answers: examples a shard. folder: where shards lie.
+    """
+
+    source: Source
+    examples: Mapping[str, Sequence[Example]]
+    as_read: Mapping[str, Sequence[Example]]
+    shard_answers: int
+    folder: Path
+
+    def shards(self) -> list[Shard]:
+        """All of them, in order."""
+        return [
+            (split, number)
+            for split, examples in self.examples.items()
+            for number in range(-(-len(examples) // self.shard_answers))
+        ]
+
+    def path(self, shard: Shard) -> Path:
+        """Where a shard lies once it is whole."""
+        return self.folder / f"{shard[0]}-{shard[1]:05d}.safetensors"
+
+    def names(self, split: str) -> list[str]:
+        """File names of a split's shards, in order."""
+        return [self.path(shard).name for shard in self.shards() if shard[0] == split]
+
+    def tokens(self, shard: Shard) -> int:
+        """Tokens that are read for a shard."""
+        return sum(len(example.ids) for example in self._part(self.as_read, shard))
+
+    def write(self, shard: Shard) -> Iterator[int]:
+        """Read a shard and write it whole or not at all; gives out the tokens of each answer that was read."""
+        source = replace(self.source, form=self.source.form_of(shard[0]))
+        as_read = self._part(self.as_read, shard)
+        signals: dict[int, Arrays] = {}
+        for index, arrays in read_signals(source, as_read):
+            signals[index] = arrays
+            yield len(as_read[index].ids)
+        in_order = [signals[index] for index in range(len(as_read))]
+        write_shard(self.path(shard), source.form, self._part(self.examples, shard), in_order)
+
+    def _part(self, examples: Mapping[str, Sequence[Example]], shard: Shard) -> Sequence[Example]:
+        begin = shard[1] * self.shard_answers
+        return examples[shard[0]][begin : begin + self.shard_answers]
+
+
+def read_signals(source: Source, examples: Sequence[Example]) -> Iterator[tuple[int, Arrays]]:
+    """Index and arrays of each example, in the order of reading."""
     form = source.form
     for index, states in read_states(
         source.model, examples, source.teacher_ids, form.layers, source.batch_tokens, form.attention
     ):
-        signals[index] = _encode(source, states)
-        task.advance(len(examples[index].ids))
-    return [signals[index] for index in range(len(examples))]
+        yield index, _encode(source, states)
 
 
 def _encode(source: Source, states: dict[int, Tensor]) -> Arrays:

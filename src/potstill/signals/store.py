@@ -7,6 +7,7 @@ Does not know: models, recipes, how states are computed.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -165,6 +166,14 @@ class SignalStore:
     def rows(self) -> int:
         """Answer positions in the store."""
         return sum(example.rows for example in self.examples)
+
+    def only(self, category: str) -> SignalStore:
+        """The same store without the examples of other categories."""
+        chosen = [index for index, example in enumerate(self.examples) if example.category == category]
+        part = copy.copy(self)
+        part._places = [self._places[index] for index in chosen]
+        part.examples = [self.examples[index] for index in chosen]
+        return part
 
     @cached_property
     def head(self) -> Tensor:

@@ -1,0 +1,140 @@
+"""Answers asked from a server: a stand-in that speaks OpenAI's API, with the faults that servers have."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from answers.fakes import own, run_with
+from potstill.answers import read_answers, server, ship, write_answers
+from potstill.problem import Problem
+from potstill.recipe import with_server
+from potstill.run import Run, read_json
+
+
+class StandIn(ThreadingHTTPServer):
+    """Answers every question with its text and seed; first gives out `faults`, one a request."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self.server_port}/v1"
+        self.faults: list[int] = []
+        self.models = ["m"]
+        self.asked: list[dict[str, Any]] = []
+        self.keys: set[str | None] = set()
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: StandIn
+
+    def do_GET(self) -> None:
+        self._send(200, {"data": [{"id": name} for name in self.server.models]})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.keys.add(self.headers["Authorization"])
+        if self.server.faults:
+            self._send(self.server.faults.pop(), {"error": {"message": "not now"}})
+            return
+        self.server.asked.append(body)
+        text = f"{body['messages'][0]['content']}{body['seed']}"
+        choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        self._send(200, {"choices": [choice]})
+
+    def _send(self, status: int, body: dict[str, Any]) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        if status == 302:
+            self.send_header("Location", "http://elsewhere.invalid/v1/chat/completions")
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def stand_in(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+    teacher = SimpleNamespace(name="tiny", checkpoint=tiny_checkpoint, sha256="0" * 64)
+    monkeypatch.setattr("potstill.models.teacher.find_teacher", lambda *_: teacher)
+    monkeypatch.setattr(server, "FIRST_PAUSE_S", 0.001)
+    made = StandIn()
+    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield made
+    made.shutdown()
+    made.server_close()
+
+
+def built(run: Run, address: str) -> Path:
+    run.recipe = with_server(run.recipe, address)
+    with run.building("answers", "1") as folder:
+        write_answers(run, folder)
+    return run.stage("answers")
+
+
+def test_answers_say_who_wrote_them_and_never_pass_for_verified(
+    tmp_path: Path, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(server.KEY, "secret")
+    run = run_with(tmp_path, own(5), answers={"context": 128, "max_tokens": 64, "slots": 3, "top_k": 7})
+    folder = built(run, stand_in.address)
+    answers = read_answers(folder / "answers.jsonl")
+    assert [one.prompt for one in answers] == own(5)
+    for one in answers:
+        assert one.server == f"m at {stand_in.address}" and one.text == f"{one.prompt.text}{one.sampling['seed']}"
+    report = read_json(folder / "report.json")
+    assert report["engine"] == f"m at {stand_in.address}" and report["teacher_sha256"] is None
+    assert stand_in.keys == {"Bearer secret"} and "secret" not in (folder / "report.json").read_text()
+    body = stand_in.asked[0]
+    assert (body["model"], body["top_k"], body["repetition_penalty"], body["max_tokens"]) == ("m", 7, 1.1, 64)
+    with pytest.raises(Problem, match="a server wrote"):
+        ship.ship(run.folder, tmp_path)
+
+
+def test_a_busy_server_is_asked_again_and_a_refusal_is_resumed_from(tmp_path: Path, stand_in: StandIn) -> None:
+    run = run_with(tmp_path, own(4), answers={"context": 128, "max_tokens": 64, "slots": 1})
+    stand_in.faults = [429, 503]
+    whole = built(run, stand_in.address).joinpath("answers.jsonl").read_bytes()
+    assert len(stand_in.asked) == 4
+    log = run.partial("answers") / "answers.part.jsonl"
+    log.parent.mkdir()
+    log.with_name(".fingerprint").write_text("1")
+    log.write_bytes(b"".join(whole.splitlines(keepends=True)[:2]))
+    stand_in.faults = [400]
+    with pytest.raises(Problem, match=r"refuses \(400: .*not now"):
+        built(run, stand_in.address)
+    assert built(run, stand_in.address).joinpath("answers.jsonl").read_bytes() == whole
+    assert len({body["seed"] for body in stand_in.asked}) == 4
+
+
+def test_nobody_is_sent_elsewhere(tmp_path: Path, stand_in: StandIn) -> None:
+    stand_in.faults = [302]
+    run = run_with(tmp_path, own(1), answers={"context": 128, "max_tokens": 64})
+    with pytest.raises(Problem, match="sends us elsewhere"):
+        built(run, stand_in.address)
+
+
+def test_of_several_models_one_is_named(tmp_path: Path, stand_in: StandIn) -> None:
+    stand_in.models = ["m", "n"]
+    run = run_with(tmp_path, own(1), answers={"context": 128, "max_tokens": 64})
+    with pytest.raises(Problem, match=r"serves 2 models \(m, n\)"):
+        built(run, stand_in.address)
+    built(run, stand_in.address + "#n")
+    assert stand_in.asked[0]["model"] == "n"
+
+
+@pytest.mark.parametrize("address", ["http://", "http://user:word@host/v1", "ftp://host/v1"])
+def test_addresses_that_are_none(address: str) -> None:
+    with pytest.raises(Problem, match="is not a server's address"):
+        server.Connection(address)
