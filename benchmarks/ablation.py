@@ -11,7 +11,6 @@ Prints Markdown for docs/results.md, and leaves compare.html beside the runs.
 from __future__ import annotations
 
 import argparse
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,9 +19,10 @@ from rich.console import Console
 
 from potstill import pipeline
 from potstill.compare import Comparison, Reading, compare, write_page
+from potstill.family import copy_finished
 from potstill.problem import Problem
 from potstill.recipe import Recipe, load_recipe, with_options
-from potstill.run import Run, default_home, read_json, write_json
+from potstill.run import Run, default_home, read_json
 from potstill.terminal import TerminalProgress
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "ablation"
@@ -77,22 +77,6 @@ def finish(run: Run, earlier: Sequence[Path]) -> bool:
         return False
     run.progress.say(f"{run.folder.name}: {(time.monotonic() - started) / 60:.1f} minutes")
     return True
-
-
-def copy_finished(other: Path, run: Run) -> None:
-    """Copy what `other` has finished and `run` wants alike: folders first, so that the manifest never promises more."""
-    there = Run(other, run.recipe, run.home).manifest()
-    here, wanted = run.manifest(), pipeline.fingerprints(run)
-    for name, entry in there.items():
-        if entry["fingerprint"] != wanted[name] or run.fingerprint(name) == wanted[name]:
-            continue
-        final, partial = run.folder / name, run.folder / f"{name}.copy"
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(other / name, partial)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.replace(final)
-        here[name] = entry
-        write_json(run.folder / "manifest.json", {"recipe": run.recipe.name, "stages": here})
 
 
 def markdown(found: Comparison) -> list[str]:

@@ -18,7 +18,7 @@ from potstill.run import Run, write_json
 
 VERBS = {
     "run", "check", "schema", "teachers", "status", "prompts", "answers", "vocab", "signals", "prune", "distill",
-    "export", "evaluate", "report", "chat", "serve", "pack", "install", "soak",
+    "export", "evaluate", "report", "chat", "serve", "pack", "install", "soak", "compare", "device", "fit", "ladder",
 }  # fmt: skip
 
 

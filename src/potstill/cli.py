@@ -15,6 +15,8 @@ from typing import Annotated, Any
 
 import typer
 
+from potstill.cli_plan import minutes
+from potstill.cli_plan import register as register_plan
 from potstill.cli_use import progress as _progress
 from potstill.cli_use import register
 from potstill.problem import Problem
@@ -159,7 +161,6 @@ def _stage_command(name: str, text: str) -> None:
 
 
 _stage_command("prompts", "Collect the prompts: the golden 200 and your own; duplicates and overlaps are dropped.")
-_stage_command("answers", "The teacher writes its answers (the shipped ones are used where they fit).")
 _stage_command("vocab", "Choose the student's vocabulary, a merge-closed subset of the teacher's.")
 _stage_command("prune", "Cut the student from the teacher and heal it in closed form.")
 _stage_command("distill", "Train the student on the teacher's signals.")
@@ -167,8 +168,30 @@ _stage_command("report", "Write the report page.")
 
 
 @app.command()
+def answers(
+    run: RunFolder,
+    engine: Annotated[
+        str, typer.Option(help="Where: local, ray (over a cluster), or a server's address: http://host:8000/v1.")
+    ] = "local",
+) -> None:
+    """The teacher writes its answers (the shipped ones are used where they fit).
+
+    Example:  potstill answers runs/demo --engine ray
+    """
+    from potstill import pipeline
+    from potstill.recipe import with_server
+    from potstill.run import open_run
+
+    opened = open_run(run, progress=_progress())
+    if engine.startswith(("http://", "https://")):
+        opened, engine = replace(opened, recipe=with_server(opened.recipe, engine)), "local"
+    pipeline.run_stage(opened, "answers", engine=engine)
+
+
+@app.command()
 def signals(
     run: RunFolder,
+    engine: Annotated[str, typer.Option(help="Where: local, or ray (over a cluster).")] = "local",
     verify: Annotated[bool, typer.Option(help="Read random answers again and compare with the store.")] = False,
     positions: Annotated[int, typer.Option(help="Answer positions to compare, at least.")] = 500,
 ) -> None:
@@ -182,7 +205,7 @@ def signals(
 
     opened = open_run(run, progress=_progress())
     if not verify:
-        pipeline.run_stage(opened, "signals")
+        pipeline.run_stage(opened, "signals", engine=engine)
         return
     found = verify_signals(opened, positions)
     typer.echo(
@@ -263,19 +286,7 @@ def evaluate(
 
 
 register(app)
-
-
-def minutes(text: str) -> float:
-    """Minutes from `90s`, `10m`, `1.5h` or a plain number of minutes. Raises: Problem."""
-    units = {"s": 1 / 60, "m": 1.0, "h": 60.0}
-    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1.0)
-    try:
-        value = float(number) * unit
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise Problem(f"--budget {text} is not a time", "Write it like 90s, 10m or 1.5h.")
-    return value
+register_plan(app)
 
 
 def _existing(folder: Path) -> Path:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from potstill.distill import ranks
 from potstill.models.base import base_identity
 from potstill.models.identity import file_hash
 from potstill.models.teacher import teacher_identity
 from potstill.problem import Problem
+from potstill.progress import Silent
 from potstill.recipe import Recipe, TeacherSection
 from potstill.run import Run, digest
 
@@ -37,9 +39,9 @@ class Stage:
     asks: Callable[[Recipe], Any]
     format: int = 1
 
-    def work(self, run: Run, folder: Path) -> None:
-        """Do the stage. Its module is imported only now: most need torch."""
-        getattr(importlib.import_module(f"potstill.{self.name}"), self.function)(run, folder)
+    def work(self, run: Run, folder: Path, **how: str) -> None:
+        """Do the stage. Its module is imported only now: most need torch. `how`: what doesn't change the result."""
+        getattr(importlib.import_module(f"potstill.{self.name}"), self.function)(run, folder, **how)
 
 
 def _stored_temperatures(recipe: Recipe) -> tuple[float, ...]:
@@ -57,6 +59,11 @@ def _kept_away(recipe: Recipe) -> list[tuple[Path, str]]:
     return [(file.path, file.format) for file in recipe.evaluate.files]
 
 
+def _asking_teacher(recipe: Recipe) -> list[TeacherSection]:
+    """Whoever makes up prompts shapes them."""
+    return [recipe.teacher] if recipe.prompts.synthetic.count else []
+
+
 def _seed_of_random_weights(recipe: Recipe) -> list[int]:
     return [recipe.seed] if recipe.prune.initialise == "random" else []
 
@@ -67,7 +74,7 @@ def _other_tokens(recipe: Recipe) -> list[Any]:
 
 
 STAGES = (
-    Stage("prompts", "collect", (), lambda r: [r.prompts, r.seed, *_kept_away(r)]),
+    Stage("prompts", "collect", (), lambda r: [r.prompts, r.seed, *_kept_away(r), *_asking_teacher(r)]),
     Stage("answers", "write_answers", ("prompts",), lambda r: [r.answers, r.teacher, r.seed]),
     Stage(
         "vocab", "build_vocabulary", ("answers",), lambda r: [r.vocab, r.teacher, r.signals.context, *_other_tokens(r)]
@@ -92,6 +99,9 @@ STAGES = (
         "report", "report", ("prompts", "answers", "vocab", "signals", "prune", "distill", "export", "evaluate"), str
     ),
 )
+
+SHARED = "distill"
+"""The stage that several processes may do together."""
 
 
 def stage_named(name: str) -> Stage:
@@ -152,6 +162,7 @@ def states(run: Run) -> Iterator[StageState]:
 
 def run_all(run: Run) -> None:
     """Do every stage that isn't done; say which were stale."""
+    ranks.refuse_several("run")
     with run.alone():
         run.keep_recipe()
         wanted = fingerprints(run)
@@ -160,9 +171,19 @@ def run_all(run: Run) -> None:
                 _build(run, stage_named(standing.name), wanted[standing.name], standing.state)
 
 
-def run_stage(run: Run, name: str) -> None:
-    """Do one stage, done before or not. Raises: Problem where a stage it reads is not done."""
+def run_stage(run: Run, name: str, **how: str) -> None:
+    """Do one stage, done before or not. Raises: Problem where a stage it reads is not done.
+
+    Args:
+        how: for the stage alone, such as `engine`.
+    """
     stage = stage_named(name)
+    if name != SHARED:
+        ranks.refuse_several(name)
+    if ranks.rank():
+        # The first rank holds the folder, its manifest and the terminal; the others meet it in the stage.
+        stage.work(replace(run, progress=Silent()), run.partial(name))
+        return
     with run.alone():
         standing = {state.name: state.state for state in states(run)}
         unready = [needed for needed in stage.reads if standing[needed] != "done"]
@@ -171,12 +192,12 @@ def run_stage(run: Run, name: str) -> None:
                 f"`{name}` reads {', '.join(f'`{needed}` ({standing[needed]})' for needed in unready)}",
                 f"potstill {unready[0]} {run.folder}",
             )
-        _build(run, stage, fingerprints(run)[name], standing[name])
+        _build(run, stage, fingerprints(run)[name], standing[name], **how)
         run.keep_recipe()  # a stage may have been asked for with other settings than the run began with
 
 
-def _build(run: Run, stage: Stage, fingerprint: str, state: str) -> None:
+def _build(run: Run, stage: Stage, fingerprint: str, state: str, **how: str) -> None:
     note = {"stale": " (was stale: its recipe, input or code has changed)", "partial": " (goes on where it was)"}
     run.progress.say(f"[{stage.name}]{note.get(state, '')}")
     with run.building(stage.name, fingerprint) as folder:
-        stage.work(run, folder)
+        stage.work(run, folder, **how)

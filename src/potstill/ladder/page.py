@@ -1,0 +1,94 @@
+"""A ladder as one self-contained page, in English and in Chinese: pictures first, then every number.
+
+In:  a `Family`.
+Out: an HTML file that needs nothing from outside and runs no script but its own.
+Does not know: how anything was made or measured.
+"""
+
+from __future__ import annotations
+
+from potstill.ladder.standing import TEACHER, Family
+from potstill.report.curves import Tick, nice_ticks
+from potstill.report.html import render_page
+from potstill.report.metrics import Metric, metric_named
+from potstill.report.names import mark_of, model_named
+from potstill.report.scatter import WIDE, Plot, Point
+from potstill.report.scorecard import Mark, Reading, axis_top, groups, marks, readings
+from potstill.report.words import Words, is_share, quantity, tidy
+from potstill.run import write_text
+
+QUALITY = "fidelity.top1"
+COSTS = {
+    "size.file_mb": Words("Quality against megabytes", "质量与体积"),
+    "speed.decode_tok_s": Words("Quality against speed", "质量与速度"),
+    "speed.first_token_ms": Words("Quality against the wait for the first token", "质量与首词元延迟"),
+}
+Readings = dict[str, Reading]
+
+
+def write_page(family: Family) -> None:
+    """Write the page, whole or not at all."""
+    family.page.parent.mkdir(parents=True, exist_ok=True)
+    write_text(family.page, render(family))
+
+
+def render(family: Family) -> str:
+    """The page. The same family always gives the same text."""
+    card = family.scorecard()
+    content = {"members": family.members, "plots": _plots(family), "groups": groups(card)}
+    asked = {"mark_of": mark_of, "model_named": model_named}
+    return render_page("ladder.html", content, packages=["potstill.ladder"], asked=asked)
+
+
+def _plots(family: Family) -> list[Plot]:
+    card, quality = family.scorecard(), metric_named(QUALITY)
+    up = _known(readings(card, quality))
+    found = []
+    for key, title in COSTS.items():
+        across = _known(readings(card, metric_named(key)))
+        both = [model for model in across if model in up]
+        if any(model != TEACHER for model in both):
+            axes = [(metric_named(key), across), (quality, up)]
+            found.append(_plot(title, *[(metric, {model: known[model] for model in both}) for metric, known in axes]))
+    return found
+
+
+def _known(found: Readings) -> Readings:
+    return {model: reading for model, reading in found.items() if reading.value is not None}
+
+
+def _plot(title: Words, across: tuple[Metric, Readings], up: tuple[Metric, Readings]) -> Plot:
+    places = [{mark.model: mark for mark in marks(*axis)} for axis in (across, up)]
+    points = tuple(
+        Point(
+            name=model_named(model),
+            told=_told(model, across[1][model], up[1][model]),
+            kind="teacher" if model == TEACHER else "student",
+            across=places[0][model],
+            up=places[1][model],
+            # The teacher stands at the top of the frame: its name goes below.
+            lift=-1 if model == TEACHER else 1,
+            side=_side(places[0][model]),
+        )
+        for model in across[1]
+    )
+    return Plot(title, _axis(*across), _axis(*up), _ticks(*across), _ticks(*up), points)
+
+
+def _side(mark: Mark) -> str:
+    return "start" if mark.at < WIDE / 2 else "end" if mark.at > 100 - WIDE / 2 else "middle"
+
+
+def _told(model: str, across: Reading, up: Reading) -> Words:
+    cost, quality = (quantity(reading.value, reading.unit) for reading in (across, up))
+    return model_named(model) + Words(": ", "：") + cost + Words(", ", "，") + quality
+
+
+def _axis(metric: Metric, found: Readings) -> Words:
+    unit = next(iter(found.values())).unit
+    return metric.title if is_share(unit) else metric.title + Words(f" ({unit})", f"（{unit}）")
+
+
+def _ticks(metric: Metric, found: Readings) -> tuple[Tick, ...]:
+    top, unit = axis_top(metric, found.values()), next(iter(found.values())).unit
+    return tuple(Tick(round(100 * tick / top, 2), tidy(tick, unit).en) for tick in nice_ticks(0, top, 4))
