@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Console
 
 from potstill.machine import usable_cores
+from potstill.models.gguf_adapter import named_adapters, parts_of
 from potstill.problem import Problem
 from potstill.recipe import AnswersSection, EvaluateSection
 
@@ -111,18 +112,20 @@ def usual_marks(place: Path) -> Marks:
     return "full" if not place.is_file() and find_pack_model(place) is not None else "keep"
 
 
-def talk(place: Path, once: str | None, threads: int | None, marks: Marks | None = None) -> None:
+def talk(
+    place: Path, once: str | None, threads: int | None, marks: Marks | None = None, adapter: str | None = None
+) -> None:
     """Chat until /quit, or ask one question and leave.
 
     Args:
-        marks: None: full-width for a pack, as the model writes them elsewhere.
+        marks: None: full-width for a pack, as the model writes them elsewhere. adapter: to be switched on at first.
 
     Raises: Problem for a place without models.
     """
     from potstill.models.engine import Engine, Sampling
 
     answers, evaluate = AnswersSection.model_validate({}), EvaluateSection.model_validate({})
-    models = find_models(place)
+    models = find_models(place, adapter)
     sampling = Sampling(
         temperature=answers.temperature,
         top_p=answers.top_p,
@@ -146,19 +149,37 @@ def talk(place: Path, once: str | None, threads: int | None, marks: Marks | None
         conversation.close()
 
 
-def find_models(place: Path) -> dict[str, Callable[[], Path]]:
-    """Models to talk to: a GGUF or a pack alone; or a run's shipped student first, its other types, and the teacher.
+def find_models(place: Path, adapter: str | None = None) -> dict[str, Callable[[], Path]]:
+    """Models to talk to: a GGUF or a pack's; or a run's shipped student first, its other types, and the teacher.
 
-    The teacher is looked for when it is asked for: it may have to be fetched, or be out of reach.
-    Raises: Problem where nothing is exported yet.
+    An adapter beside a model makes it another one, `MODEL-ADAPTER`, loaded when that is asked for.
+
+    Args:
+        adapter: the model that has it switched on comes first; None: as a pack's manifest says, else none.
+
+    Raises: Problem where nothing is exported yet, or nothing has that adapter.
     """
+    found = _models_at(place)
+    if adapter is None:
+        return found
+    first = next(
+        (name for name in found if name.endswith(f"-{adapter}") and name.removesuffix(f"-{adapter}") in found), None
+    )
+    if first is None:
+        raise Problem(f"{place} has no adapter {adapter!r}", f"It has the models {', '.join(found)}.")
+    return {first: found[first], **found}
+
+
+def _models_at(place: Path) -> dict[str, Callable[[], Path]]:
+    """The teacher is looked for when it is asked for: it may have to be fetched, or be out of reach."""
     from potstill.pack import find_pack_model
 
-    if place.is_file():
-        return {place.stem: lambda: place}
-    packed = find_pack_model(place)
-    if packed is not None:
-        return {packed.stem: lambda: packed}
+    opened = place if place.is_file() else find_pack_model(place)
+    if opened is not None:
+        model = parts_of(opened).model
+        beside = with_adapters({model.stem: model})
+        first = next(name for name, path in beside.items() if path == opened)
+        return {name: partial(Path, beside[name]) for name in dict.fromkeys((first, *beside))}
     from potstill.export import gguf_path
     from potstill.models.teacher import find_teacher
     from potstill.run import open_run
@@ -166,8 +187,14 @@ def find_models(place: Path) -> dict[str, Callable[[], Path]]:
     run = open_run(place)
     types = [run.recipe.export.ship, *(kind for kind in run.recipe.export.types if kind != run.recipe.export.ship)]
     files = {"student" if kind == types[0] else f"student-{kind}": gguf_path(run, kind) for kind in types}
-    found: dict[str, Callable[[], Path]] = {name: partial(Path, file) for name, file in files.items()}
+    found: dict[str, Callable[[], Path]] = {name: partial(Path, path) for name, path in with_adapters(files).items()}
     return found | {"teacher": lambda: find_teacher(run.recipe.teacher.model, run.home, run.progress).gguf}
+
+
+def with_adapters(models: Mapping[str, Path]) -> dict[str, Path]:
+    """The same models, and each with every adapter beside it."""
+    adapted = {f"{name}-{one}": path for name, gguf in models.items() for one, path in named_adapters(gguf).items()}
+    return {**models, **adapted}
 
 
 def _threads(gguf: Path, wanted: int | None, quick: bool) -> Threads:

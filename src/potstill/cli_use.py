@@ -15,6 +15,8 @@ import typer
 
 Model = Annotated[Path, typer.Argument(metavar="RUN|PACK|GGUF", help="A run folder, a pack (or its name), or a GGUF.")]
 
+Adapter = Annotated[str | None, typer.Option(help="Begin with the model that has this adapter, such as code.")]
+
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
@@ -41,6 +43,7 @@ def chat(
         str | None,
         typer.Option(help="Punctuation of Chinese text: full, half or keep. Full for packs, else as it is written."),
     ] = None,
+    adapter: Adapter = None,
 ) -> None:
     """Talk to a model in the terminal.  /reset forgets, /model teacher switches, /quit leaves.
 
@@ -53,7 +56,7 @@ def chat(
 
     if marks is not None and marks not in get_args(Marks):
         raise Problem(f"--marks {marks}: there is no such choice", f"Choose from: {', '.join(get_args(Marks))}.")
-    talk(model, once, threads, marks)  # type: ignore[arg-type]
+    talk(model, once, threads, marks, adapter)  # type: ignore[arg-type]
 
 
 def serve(
@@ -75,6 +78,7 @@ def serve(
         str | None,
         typer.Option(help="Punctuation of Chinese text: full, half or keep. Full for packs, else as it is written."),
     ] = None,
+    adapter: Adapter = None,
 ) -> None:
     """A chat page at /, two models side by side at /compare, an OpenAI-compatible API at /v1, /health and /metrics.
 
@@ -89,6 +93,7 @@ def serve(
     given = {
         **{"host": host, "port": port, "slots": slots, "api_key": api_key, "rating": rating},
         **{"allowed_hosts": tuple(allowed_host or ()), "log_text": log_text, "marks": marks},
+        "adapter": adapter,
     }
     try:
         settings = Settings.model_validate(given)
@@ -104,12 +109,17 @@ def pack(
     kind: Annotated[list[str] | None, typer.Option(help="base or pro; both if not given.")] = None,
     version: Annotated[str, typer.Option(help="Version, part of the packs' names.")] = "1",
     licence: Annotated[Path | None, typer.Option(help="Licence text, where the teacher's is not Apache-2.0.")] = None,
+    pro: Annotated[
+        str, typer.Option(help="What pro has over base: a larger file (quantised) or an adapter on the same (adapter).")
+    ] = "quantised",
 ) -> None:
     """What a stranger needs: the GGUF, a manifest with hashes, a model card with the scorecard, how to run it.
 
     Example:  potstill pack runs/demo --out packs
     """
-    from potstill.pack import KINDS
+    from typing import get_args
+
+    from potstill.pack import KINDS, Pro
     from potstill.pack import pack as make
     from potstill.problem import Problem
     from potstill.run import open_run
@@ -117,8 +127,10 @@ def pack(
     unknown = [one for one in kind or () if one not in KINDS]
     if unknown:
         raise Problem(f"--kind {unknown[0]}: there is no such pack", f"Choose from: {', '.join(KINDS)}.")
+    if pro not in get_args(Pro):
+        raise Problem(f"--pro {pro}: there is no such way", f"Choose from: {', '.join(get_args(Pro))}.")
     kinds = [one for one in KINDS if not kind or one in kind]
-    for folder in make(open_run(run, progress=progress()), out, kinds, version=version, licence=licence):
+    for folder in make(open_run(run, progress=progress()), out, kinds, version=version, licence=licence, pro=pro):  # type: ignore[arg-type]
         typer.echo(f"{folder}   potstill install {folder}")
 
 
@@ -180,6 +192,7 @@ def compare(
 def soak(
     model: Model,
     hours: Annotated[float, typer.Option(help="How long to talk.")] = 0.5,
+    adapter: Adapter = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
 ) -> None:
     """Hold conversations at random for hours, and see whether memory grows. Ctrl-C ends it with what was seen.
@@ -190,6 +203,6 @@ def soak(
     from potstill.chat import find_models
     from potstill.soak import soak as talk_for
 
-    report = talk_for(next(iter(find_models(model).values()))(), hours, progress())
+    report = talk_for(next(iter(find_models(model, adapter).values()))(), hours, progress())
     typer.echo(json.dumps(report.to_json(), indent=1) if as_json else "\n".join(report.lines()))
     raise typer.Exit(0 if report.steady else 1)

@@ -44,6 +44,18 @@ def test_teacher_student_and_its_other_files(exported: Path, tiny_checkpoint: Pa
     assert {name: path.name for name, path in found.variants.items()} == {"student-F16": "x-F16.gguf"}
 
 
+def test_a_student_with_an_adapter_is_another_variant(exported: Path, tiny_checkpoint: Path) -> None:
+    for kind in ("F16", "Q8_0"):
+        (exported / "export" / f"x-{kind}.code.adapter.gguf").write_bytes(b"an adapter")
+
+    found = contest_of(exported, tiny_checkpoint)
+
+    assert list(found.models) == ["teacher", "student"] and found.adapted == ("student-code",)
+    assert {name: path.name for name, path in found.variants.items()} == {
+        "student-F16": "x-F16.gguf", "student-code": "x-Q8_0.code.adapter.gguf",
+    }  # fmt: skip
+
+
 def test_others_are_called_as_their_files(exported: Path, tiny_checkpoint: Path, tiny_gguf: Path) -> None:
     clash = exported / "student.gguf"
     shutil.copyfile(tiny_gguf, clash)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
-from potstill.evaluate.code import code_tasks
+from potstill.evaluate.code import CodeResult, code_tasks
 from potstill.evaluate.commonsense import LETTERS, commonsense_questions, spread
 from potstill.evaluate.exam import OURS, Exam, Sheet
 from potstill.evaluate.marking import mark, run_programs
@@ -104,3 +104,12 @@ def test_where_programs_cannot_be_confined_the_scorecard_says_why() -> None:
     mark(made, EXAM, {"teacher": KNOWS}, {"why": "no walls", "models": {}}, 100, seed=0)
     assert made.measures["code.runs"]["teacher"].value is None
     assert made.measures["code.passes"]["teacher"].note == "no walls"
+
+
+def test_who_wrote_programs_alone_has_rows_of_those_alone() -> None:
+    made = Scorecard()
+    results = [asdict(CodeResult(task.id, "", True, False, "")) for task in EXAM.tasks[OURS]]
+    graded = {"why": "", "models": {name: {OURS: results} for name in ("teacher", "student-code")}}
+    mark(made, EXAM, {"teacher": KNOWS}, graded, 100, seed=0)
+    rows = {metric: row["student-code"].value for metric, row in made.measures.items() if "student-code" in row}
+    assert rows == {"code.runs": 1.0, "code.passes": 0.0}

@@ -1,7 +1,7 @@
 """Stage `distill`: the healed student is trained on the teacher's signals.
 
 In:  `prune/student`, `signals/` (training split), `vocab/`.
-Out: `distill/student` (float16 checkpoint), `log.jsonl` (a line a step), `report.json`.
+Out: `distill/student` (float16 checkpoint), `log.jsonl` (a line a step), `report.json`; `adapter/` where one is wanted.
 Does not know: how the student was cut, GGUF, evaluation.
 """
 
@@ -12,9 +12,11 @@ import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from potstill.distill import ranks
 from potstill.progress import Task
 from potstill.run import Run, read_json, write_json
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainingArguments
 
     from potstill.distill.companion import Companion
-    from potstill.distill.trainer import Meter
+    from potstill.distill.trainer import DistillTrainer, Meter
     from potstill.recipe import Recipe
     from potstill.signals.store import SignalStore
 
@@ -31,41 +33,88 @@ __all__ = ["distill"]
 
 
 def distill(run: Run, folder: Path) -> None:
-    """Train; resumes from the newest whole checkpoint in `folder`."""
+    """Train; resumes from the newest whole checkpoint in `folder`.
+
+    Several ranks call this together: all train, the first alone writes.
+    """
+    # Trainer imports it wherever it is installed, and it then misses a kernel that it would fetch from the Hub.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    if ranks.started_alone():
+        run.progress.say(
+            "accelerate launch starts one process on CPUs; for two: torchrun --nproc-per-node 2 -m potstill distill RUN"
+        )
+    # A student that is finished already was killed while its adapter was trained.
+    if ranks.count() > 1 or not (folder / "report.json").exists() or any(folder.glob("checkpoint-*")):
+        with ranks.joined(run.recipe.distill):
+            trainer, log = train(run, folder, run.stage("prune") / "student", training_signals(run))
+        if ranks.rank() == 0:
+            _keep(run, folder, trainer, log)
+        del trainer, log  # the optimiser's moments with them: an adapter may want the room
+    if run.recipe.distill.adapter.category is not None and ranks.rank() == 0:
+        from potstill.distill.adapter import train_adapter
+
+        train_adapter(run, folder)
+
+
+def training_signals(run: Run) -> SignalStore:
+    """What the teacher thought at the answers that are trained on."""
+    from potstill.signals.store import SignalStore
+
+    return SignalStore(run.stage("signals"), "train")
+
+
+def train(run: Run, folder: Path, start: Path, store: SignalStore, who: str = "student") -> tuple[DistillTrainer, Log]:
+    """Train what `run.recipe.distill` lets move; goes on from the newest whole checkpoint in `folder`.
+
+    Args:
+        start: the plain checkpoint that it begins with. store: what it learns from. who: learns, for the bar.
+
+    Returns: the trainer with its student, adapters not merged; the log.
+    """
     import torch
 
     from potstill.distill.schedule import Clock, StepCount
-    from potstill.distill.trained import load_weights, merge, prepare_student
+    from potstill.distill.trained import load_weights, prepare_student
     from potstill.distill.trainer import DistillTrainer, Pace
-    from potstill.models.checkpoint import save_checkpoint
     from potstill.models.teacher import load_model
-    from potstill.signals.store import SignalStore
 
-    # Trainer imports it wherever it is installed, and it then misses a kernel that it would fetch from the Hub.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    section = run.recipe.distill
+    section, kind = run.recipe.distill, DistillTrainer
+    if ranks.count() > 1:
+        from potstill.distill.shared import SharedTrainer
+
+        kind = SharedTrainer
     arguments = training_arguments(run.recipe, folder)
-    store = SignalStore(run.stage("signals"), "train")
-    checkpoint = newest_checkpoint(folder)
-    student = load_model(run.stage("prune") / "student", torch.float32)
+    checkpoint = ranks.agreed(partial(newest_checkpoint, folder))
+    student = load_model(start, torch.float32)
     prepare_student(student, section)
     if checkpoint:
         load_weights(student, checkpoint)
     clock = Clock(section.budget_minutes * 60) if section.budget_minutes else StepCount(total=1)
     log = Log(folder / "log.jsonl")
-    with run.progress.task("the student learns", 1.0, "share") as task:
+    with run.progress.task(f"the {who} learns", 1.0, "share") as task:
         log.task = task
         pace = Pace(clock, section.checkpoint_seconds, log.write)
         along = companions(run, folder, student, store, _dtype(arguments), task.describe)
-        trainer = DistillTrainer(student, store, section, arguments, pace, run.recipe.seed, along)
+        trainer = kind(student, store, section, arguments, pace, run.recipe.seed, along)
         log.meter = trainer.meter
-        log.keep_steps(int(checkpoint.name.split("-")[1]) if checkpoint else 0)
+        if ranks.rank() == 0:
+            log.keep_steps(int(checkpoint.name.split("-")[1]) if checkpoint else 0)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    merge(student)
+    return trainer, log
+
+
+def _keep(run: Run, folder: Path, trainer: DistillTrainer, log: Log) -> None:
+    """The finished student and what is told of it; what only a killed training needs goes."""
+    import torch
+
+    from potstill.distill.trained import merge
+    from potstill.models.checkpoint import save_checkpoint
+
+    merge(trainer.student)
     # float16 values: the F16 file then holds exactly these weights, and so may be compared closely
-    save_checkpoint(student, run.stage("vocab"), folder / "student", torch.float16, run.stamp(folder))
-    dtype = str(_dtype(arguments)).removeprefix("torch.")
-    write_json(folder / "report.json", log.summary(store.rows) | {"dtype": dtype} | trainer.notes)
+    save_checkpoint(trainer.student, run.stage("vocab"), folder / "student", torch.float16, run.stamp(folder))
+    dtype = str(_dtype(trainer.args)).removeprefix("torch.")
+    write_json(folder / "report.json", log.summary(trainer.store.rows) | {"dtype": dtype} | trainer.notes)
     for old in folder.glob("checkpoint-*"):
         shutil.rmtree(old)
     for scales in folder.glob("finish-*.safetensors"):  # needed to the end: a kill after `end()` goes on with them
@@ -117,12 +166,13 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         learning_rate=section.learning_rate,
         weight_decay=section.weight_decay,
         max_grad_norm=section.gradient_clip,
-        gradient_accumulation_steps=section.accumulation,
+        gradient_accumulation_steps=ranks.share_of(section.accumulation),
         optim="adamw_torch_fused",
         adam_beta2=section.beta2,
         bf16=precision == "bfloat16",
         fp16=precision == "float16",
         use_cpu=not torch.cuda.is_available(),
+        ddp_backend=ranks.backend() if ranks.count() > 1 else None,
         save_strategy="no",
         save_total_limit=2,
         logging_strategy="no",
@@ -148,7 +198,7 @@ def _precision(recipe: Recipe, folder: Path) -> str:
             "gradients under 6e-8 vanish",
             'Use "bfloat16", which has the range of float32, or "fastest".',
         )
-    return _number_format(folder) if wanted == "fastest" else wanted
+    return ranks.agreed(partial(_number_format, folder)) if wanted == "fastest" else wanted
 
 
 def _dtype(arguments: TrainingArguments) -> torch.dtype:

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potstill.distill.companion import Idle
+from potstill.distill.ranks import rank
 from potstill.models.quantise import choose_type, quantise_rows
 from potstill.problem import Problem
 from potstill.recipe.student import FinishSection
@@ -124,6 +125,8 @@ class Finish(Idle):
             for name, weight in weights.items()
         }
         self._take = take
+        if rank():
+            return  # all ranks have the same weights, and the first keeps their scales
         for step_of, file in self._kept():
             if step_of > step:  # of a training that was killed, and has since taken another way
                 file.unlink()

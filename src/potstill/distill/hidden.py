@@ -50,6 +50,11 @@ class HiddenMatch:
         """Weights of all projections."""
         return [part for projection in self.projections.values() for part in projection.parameters()]
 
+    def empty_gradients(self) -> None:
+        """A step begins."""
+        for weight in self.parameters():
+            weight.grad = None
+
     def state(self) -> dict[str, Tensor]:
         """The projections by name, for a checkpoint."""
         return {f"{student}-{teacher}": map_.weight for (student, teacher), map_ in self.projections.items()}

@@ -67,6 +67,12 @@ class Meter:
             self.count(**{name: total})
             self.counts[name] = self.counts.get(name, 0) + positions
 
+    def add(self, other: Meter) -> None:
+        """Add what another rank measured in the same step."""
+        self.count(**other.sums)
+        for name, positions in other.counts.items():
+            self.counts[name] = self.counts.get(name, 0) + positions
+
     def take(self) -> dict[str, float]:
         """Sums and means of this step; they start again at 0."""
         taken = {name: value / self.counts.get(name, 1) for name, value in self.sums.items()}
@@ -251,6 +257,8 @@ class DistillTrainer(Trainer):
         """
         planned = inputs["labels"].numel()
         count = float(num_items_in_batch if num_items_in_batch is not None else planned)
+        if self.going.first:  # Trainer empties the gradients of the student alone
+            self.match.empty_gradients()
         measured = self._measures_shares()
         replaced = self.going.batch()
         inputs, teacher = replaced or (inputs, None)
@@ -267,8 +275,6 @@ class DistillTrainer(Trainer):
             del terms["logits"]
             terms |= {n: self._logit_loss(model, seen.states, lesson.only(n), quiet=True) for n in lesson.weights}
             self._note_shares({name: scale * term for name, term in terms.items()} | extra)
-        # Gradients are averaged over processes, while the positions were counted over all of them.
-        loss = loss * (self.accelerator.num_processes if self.args.average_tokens_across_devices else 1)
         loss = loss + sum(extra.values()) if extra else loss
         told = {name: float(value.detach()) for name, value in extra.items()}
         self.meter.count(positions=positions, tokens=inputs["input_ids"].numel(), loss=float(loss.detach()), **told)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from potstill.export import gguf_path
 from potstill.models.catalogue import CATALOGUE, entry_named
+from potstill.models.gguf_adapter import named_adapters
 from potstill.models.gguf_reader import check_gguf
 from potstill.models.teacher import find_teacher
 from potstill.problem import Problem
@@ -25,11 +26,13 @@ class Contest:
     """GGUFs by name.
 
     Args:
-        models: teacher and student, then the others. variants: the student in the types that do not ship.
+        models: teacher and student, then the others. variants: the student in types that do not ship, and what ships
+        with an adapter. adapted: of these, the ones with an adapter.
     """
 
     models: dict[str, Path]
     variants: dict[str, Path]
+    adapted: tuple[str, ...] = ()
 
 
 def find_contest(run: Run) -> Contest:
@@ -43,7 +46,8 @@ def find_contest(run: Run) -> Contest:
         name, gguf = _other(named, run)
         models[name if name not in models else f"{name}-{len(models)}"] = gguf
     variants = {f"{STUDENT}-{kind}": gguf_path(run, kind) for kind in export.types if kind != export.ship}
-    return Contest(models, variants)
+    adapted = {f"{STUDENT}-{name}": path for name, path in named_adapters(models[STUDENT]).items()}
+    return Contest(models, {**variants, **adapted}, tuple(adapted))
 
 
 def _other(named: str, run: Run) -> tuple[str, Path]:

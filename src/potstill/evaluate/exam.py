@@ -82,6 +82,11 @@ def set_exam(section: EvaluateSection, held_out: Sequence[Answer]) -> Exam:
     )
 
 
+def programs_only(exam: Exam) -> Exam:
+    """Its programming tasks alone: what is asked of a student with an adapter."""
+    return Exam(exam.tasks, {}, [], [], [])
+
+
 def sit(exam: Exam, gguf: Path, run: Run, folder: Path, title: str, with_samples: bool) -> Sheet:
     """Ask one model everything. Interrupted, the next sitting goes on behind the last reply.
 

@@ -48,9 +48,9 @@ def collect_items(
     """
     items: Items = {}
     _fidelity(items, found)
+    for name, results in graded["models"].items():
+        _programs(items, name, results[OURS])
     for name, sheet in sheets.items():
-        if graded["models"]:
-            _programs(items, name, graded["models"][name][OURS])
         _choices(items, name, exam, sheet)
         if exam.stability:
             questions = {question.id: question.question for question in exam.stability}

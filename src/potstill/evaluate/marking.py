@@ -45,8 +45,9 @@ def mark(
     Args:
         graded: "models": what `run_programs` found; "why": why nothing was run, or empty.
     """
-    for name, sheet in sheets.items():
+    for name in {**sheets, **graded["models"]}:  # some have written programs and nothing else
         _mark_programs(card, name, exam, graded)
+    for name, sheet in sheets.items():
         _mark_choices(card, name, exam, sheet)
         if exam.stability:
             add_stability(card, name, sheet.stability, resamples, seed)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from potstill.answers import Answer, read_answers
 from potstill.evaluate.contest import STUDENT, TEACHER, Contest, find_contest
-from potstill.evaluate.exam import Exam, Sheet, set_exam, sit
+from potstill.evaluate.exam import Exam, Sheet, programs_only, set_exam, sit
 from potstill.evaluate.failures import find_failures
 from potstill.evaluate.fidelity import add_fidelity, checkpoint_fidelity, gguf_fidelity, spread_over, teacher_fidelity
 from potstill.evaluate.gates import as_rows, judge
@@ -47,7 +47,10 @@ def measure(run: Run, folder: Path) -> None:
     _add_fidelity(card, run, found)
     exam = set_exam(section, held_out)
     sheets = {name: sit(exam, gguf, run, folder, name, name == STUDENT) for name, gguf in contest.models.items()}
-    graded = _part(folder / "code.json", lambda: _programs(run, exam, sheets))
+    programs = {
+        name: sit(programs_only(exam), contest.variants[name], run, folder, name, False) for name in contest.adapted
+    }
+    graded = _part(folder / "code.json", lambda: _programs(run, exam, {**sheets, **programs}))
     mark(card, exam, sheets, graded, section.bootstrap, seed)
     add_naturalness(card, list(contest.models), ratings, section.bootstrap, seed)
     card.write(folder / "scorecard.json")

@@ -19,6 +19,7 @@ from potstill.evaluate.scorecard import Measure, Scorecard, bootstrap, fact, mea
 from potstill.machine import usable_cores
 from potstill.models.conversation import messages
 from potstill.models.engine import Threads
+from potstill.models.gguf_adapter import parts_of
 from potstill.models.speed import (
     SpeedSample,
     alternate,
@@ -136,7 +137,7 @@ def add_speed(card: Scorecard, files: Mapping[str, Path], result: SpeedResult, r
         add("stream.characters_s", name, [statistics.median(run.characters_s) for run in runs], "characters/s")
         add("memory.peak_mb", name, [run.peak_mb for run in runs], "MB")
         add("memory.steady_mb", name, [run.steady_mb for run in runs], "MB")
-        card.add("size.file_mb", name, fact(gguf.stat().st_size / 1e6, "MB"))
+        card.add("size.file_mb", name, fact(parts_of(gguf).bytes / 1e6, "MB"))
         joules = [run.joules_per_token for run in runs if run.joules_per_token is not None]
         if joules:
             add("energy.joules_per_token", name, joules, "J/token")

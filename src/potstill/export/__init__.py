@@ -1,7 +1,8 @@
 """Stage `export`: the student as GGUF files, each proved before it is kept.
 
 In:  `distill/student`, `signals/` (ids to read), the recipe's types.
-Out: `export/<name>-<type>.gguf` (and `.adapter.gguf` of a guarded one), `report.json`.
+Out: `export/<name>-<type>.gguf` (and `.adapter.gguf` of a guarded one, `.<category>.adapter.gguf` where an adapter was
+     trained), `report.json`.
 Does not know: how the student was made, what it is scored on.
 """
 

@@ -1,6 +1,6 @@
 """Proof that a GGUF is the model it was written from.
 
-In:  the Transformers folder, the GGUF, a few sequences, some hard text.
+In:  the Transformers folder, an adapter or none, the GGUF, a few sequences, some hard text.
 Out: how far apart their logits are; or a Problem.
 Does not know: runs, recipes.
 """
@@ -17,6 +17,7 @@ from potstill.losses import forward_kl
 from potstill.machine import usable_cores
 from potstill.models.examples import Example
 from potstill.models.llama import LlamaReader
+from potstill.models.lora import Lora, merge_lora
 from potstill.models.teacher import load_model, load_tokenizer
 from potstill.problem import Problem
 
@@ -40,18 +41,23 @@ class Difference:
 
 
 @torch.inference_mode()
-def prove(checkpoint: Path, gguf: Path, examples: Sequence[Example], tolerance: float | None) -> Difference:
+def prove(
+    checkpoint: Path, gguf: Path, examples: Sequence[Example], tolerance: float | None, lora: Lora | None = None
+) -> Difference:
     """Compare token ids on hard text and logits on the first examples.
 
     Args:
         tolerance: largest mean KL allowed, nats; None for quantised files, which are meant to differ. A wrong key or
             permutation costs tenths of a nat. Logits themselves are no measure: llama.cpp rounds the activations of
             F16 products, and large activations move single logits that nobody would ever draw.
+        lora: merged into the student first, where `gguf` is that of the adapter.
 
     Raises: Problem where ids differ or the tolerance is exceeded: the file must not be shipped.
     """
     tokenizer = load_tokenizer(checkpoint)
     model = load_model(checkpoint, torch.float32)
+    if lora is not None:
+        merge_lora(model, lora)
     largest, divergences = 0.0, []
     longest = max(len(example.ids) for example in examples[:READ])
     # llama.cpp's float16 cache alone moves logits by 0.05: the file is compared, not the cache.

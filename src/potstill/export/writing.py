@@ -7,6 +7,8 @@ Does not know: which of them is best.
 
 from __future__ import annotations
 
+import os
+import shutil
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,9 @@ from potstill.export.proof import prove
 from potstill.models.anatomy import head_weight
 from potstill.models.checkpoint import read_header
 from potstill.models.gguf import write_gguf
-from potstill.models.gguf_adapter import adapter_beside
+from potstill.models.gguf_adapter import ENDING, adapter_beside, adapter_path, write_lora_adapter
 from potstill.models.importance import measure_importance
+from potstill.models.lora import Lora, read_lora
 from potstill.models.mix import Mix
 from potstill.models.teacher import find_teacher, load_model, load_tokenizer
 from potstill.recipe.product import CHOSEN, GUARD
@@ -76,6 +79,11 @@ class StudentFiles:
         write_tokens(self.folder / TOKENS_FILE, tokenizer, rows)
         return rows
 
+    @cached_property
+    def lora(self) -> Lora | None:
+        """The adapter trained on the student; None where the recipe wants none."""
+        return read_lora(self.run.stage("distill") / "adapter") if self.run.recipe.distill.adapter.category else None
+
     def path(self, kind: str) -> Path:
         """The file of a type."""
         return self.folder / f"{self.run.recipe.name}-{kind}.gguf"
@@ -108,11 +116,31 @@ class StudentFiles:
             f"{path.name}: {entry['megabytes']:.0f} MB, {difference.kl:.2g} nats from the float student, "
             f"logits within {difference.largest:.3g}"
         )
-        return entry if adapter is None else {**entry, "adapter": adapter.name, "guarded": len(self.guarded)}
+        if adapter is not None:
+            entry |= {"adapter": adapter.name, "guarded": len(self.guarded)}
+        return entry if self.lora is None else {**entry, "named": self._write_named(path, kind, self.lora)}
 
     def write_chosen(self, name: str) -> dict[str, Any]:
         """The file of a mix that was chosen; its type in the report is `chosen`, its name says what it is."""
         return {**self.write(name), "type": CHOSEN, "mix": name}
+
+    def _write_named(self, path: Path, kind: str, lora: Lora) -> dict[str, Any]:
+        """The trained adapter beside a file, proved with it; the same beside all, and on disk once if it can be."""
+        category = str(self.run.recipe.distill.adapter.category)
+        adapter = adapter_path(path, category)
+        if not adapter.exists():
+            twin = next(self.folder.glob(f"*.{category}{ENDING}"), None)
+            if twin is None:
+                name = f"{self._metadata['general.name']}: {category} adapter"
+                write_lora_adapter(adapter, lora, self.checkpoint, {**self._metadata, "general.name": name})
+            else:
+                link(twin, adapter)
+        own = [example for example in self.examples if example.category == category] or self.examples
+        tolerance = self.section.tolerance if kind == EXACT else None
+        difference = prove(self.checkpoint, adapter, own, tolerance, lora)
+        megabytes = adapter.stat().st_size / 1e6
+        self.run.progress.say(f"{adapter.name}: {megabytes:.1f} MB, {difference.kl:.2g} nats from the merged student")
+        return {"name": adapter.name, "category": category, "megabytes": megabytes, "kl": difference.kl}
 
     def _write(self, kind: str, path: Path, guarded: bool) -> None:
         # The guarded rows are part of the header, so that a file with another guard has another hash.
@@ -126,3 +154,11 @@ class StudentFiles:
             importance=self.importance if kind != EXACT else {},
             untied=guarded,
         )
+
+
+def link(file: Path, name: Path) -> None:
+    """Give a file a second name; where the disk knows no such thing, a copy."""
+    try:
+        os.link(file, name)
+    except OSError:
+        shutil.copyfile(file, name)

@@ -103,8 +103,8 @@ class _Rows:
         self._seen = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
         # A prompt that is shorter than the window repeats its first token: seen is seen.
         self._recent = torch.tensor([_window(prompt) for prompt in prompts])
-        layers = [_Room(width + sampling.max_tokens) for _ in decoder_layers(model)]
-        self._rooms, self._cache = layers, Cache(layers=layers)
+        self._rooms = [_Room(width + sampling.max_tokens) for _ in decoder_layers(model)]
+        self._cache = Cache(layers=[*self._rooms])
 
     def next_tokens(self) -> Tensor:
         """[B] what comes next in each row."""
@@ -147,7 +147,7 @@ class _Room(DynamicLayer):
     """Keys and values of one layer, with room for what is to come: the library's own copies all of it every token."""
 
     def __init__(self, columns: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._columns = columns
         self._all: list[Tensor] = []
 

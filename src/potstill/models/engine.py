@@ -28,7 +28,7 @@ from typing import Any, Self
 from potstill.models import library
 from potstill.models.completion import Answer, Piece, Wishes, Writing, pieces_of_text
 from potstill.models.completion import Reply as Reply
-from potstill.models.gguf_adapter import adapter_beside
+from potstill.models.gguf_adapter import parts_of
 from potstill.models.library import Waiting
 from potstill.models.socket_client import PrivateSocket
 from potstill.problem import Problem
@@ -103,7 +103,7 @@ class Engine:
         """Load a model.
 
         Args:
-            gguf: the file; an adapter that lies beside it (`gguf_adapter`) is loaded with it.
+            gguf: a model's file, or a named adapter's, which is loaded with its model (see `gguf_adapter`).
             context: tokens of one conversation, prompt and answer together.
             slots: conversations that are written at the same time.
             threads: `waiting` counts only where it is the first choice in this process (see `waiting`).
@@ -183,13 +183,15 @@ class Engine:
         """
         return self._stream(self._request(self.prompt_ids(messages), sampling))
 
-    def reply(self, messages: Messages, sampling: Sampling, *, ignore_end: bool = False) -> Reply:
-        """The whole answer. `ignore_end` writes on to `max_tokens` whatever the model wants, for measuring.
+    def reply(self, prompt: str | Messages, sampling: Sampling, *, ignore_end: bool = False) -> Reply:
+        """The whole answer to a conversation, or what a plain text goes on with.
 
+        `ignore_end` writes on to `max_tokens` whatever the model wants, for measuring.
         Raises: Problem where the prompt doesn't fit into the context.
         """
         started = time.perf_counter()
-        request = self._request(self.prompt_ids(messages), sampling, Wishes(ignore_end=ignore_end))
+        ids = self.text_ids(prompt) if isinstance(prompt, str) else self.prompt_ids(prompt)
+        request = self._request(ids, sampling, Wishes(ignore_end=ignore_end))
         writing = self._submit(request, _ignore, started)
         try:
             return writing.future.result()
@@ -313,9 +315,9 @@ class Engine:
 
     def _parameters(self, package: Any) -> Any:
         parameters = package.CommonParams()
-        parameters.model.path = str(self.gguf)
-        if (adapter := adapter_beside(self.gguf)) is not None:
-            parameters.lora_adapters = [package.CommonAdapterLoraInfo(str(adapter), 1.0)]
+        parts = parts_of(self.gguf)
+        parameters.model.path = str(parts.model)
+        parameters.lora_adapters = [package.CommonAdapterLoraInfo(str(adapter), 1.0) for adapter in parts.adapters]
         parameters.n_ctx = self.context * self.slots
         parameters.n_parallel = self.slots
         parameters.cpuparams.n_threads = self.threads.decode
@@ -352,7 +354,7 @@ def trained_context(gguf: Path) -> int | None:
     """Tokens of context a model was trained for, where its file says so. Raises: Problem for a damaged file."""
     from potstill.models.gguf_reader import read_metadata
 
-    metadata = read_metadata(gguf)
+    metadata = read_metadata(parts_of(gguf).model)
     trained = metadata.get(f"{metadata.get('general.architecture')}.context_length")
     return trained if isinstance(trained, int) else None
 
@@ -366,7 +368,7 @@ def _check_file(gguf: Path, context: int) -> None:
 def _refusal(gguf: Path) -> Problem:
     from potstill.models.llama import reason_for_refusal
 
-    return Problem(f"llama.cpp can't load {gguf}: {reason_for_refusal(gguf)}", "Export it again.")
+    return Problem(f"llama.cpp can't load {gguf}: {reason_for_refusal(parts_of(gguf).model)}", "Export it again.")
 
 
 _open_engines: weakref.WeakSet[Engine] = weakref.WeakSet()

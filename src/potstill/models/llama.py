@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from potstill.models import library
-from potstill.models.gguf_adapter import adapter_beside
+from potstill.models.gguf_adapter import parts_of
 from potstill.problem import Problem
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class LlamaReader:
         """Load a model.
 
         Args:
-            gguf: the file; an adapter that lies beside it (`gguf_adapter`) is loaded with it.
+            gguf: a model's file, or a named adapter's, which is loaded with its model (see `gguf_adapter`).
             context: longest sequence, in tokens.
             threads: all of them read.
             exact: keep attention in float32, to compare files; otherwise as llama.cpp runs by default.
@@ -164,21 +164,22 @@ class LlamaReader:
         """
         from potstill.models.gguf_reader import check_gguf
 
-        check_gguf(gguf)
+        parts = parts_of(gguf)
+        check_gguf(parts.model)
         self.gguf, self.context, self.threads, self.exact = gguf, context, threads, exact
         self._llama = _interface()
         defaults = self._llama.llama_model_default_params()
-        self._model = self._llama.llama_model_load_from_file(bytes(gguf), defaults)
+        self._model = self._llama.llama_model_load_from_file(bytes(parts.model), defaults)
         if not self._model:
-            raise Problem(f"llama.cpp can't load {gguf}: {reason_for_refusal(gguf)}", "Use another file.")
+            raise Problem(f"llama.cpp can't load {gguf}: {reason_for_refusal(parts.model)}", "Use another file.")
         self._vocabulary = self._llama.llama_model_get_vocab(self._model)
         self._context = self._llama.llama_init_from_model(self._model, self._context_parameters())
         if not self._context:
             self._llama.llama_model_free(self._model)
             raise Problem(f"llama.cpp finds no memory for {context} tokens of {gguf}", "Ask for fewer.")
         self._batch = self._llama.llama_batch_init(_CHUNK, 0, 1)
-        if (adapter := adapter_beside(gguf)) is not None:
-            self._add_adapter(adapter)
+        if parts.adapters:
+            self._add_adapters(parts.adapters)
         self._held: list[int] = []
 
     @property
@@ -203,14 +204,16 @@ class LlamaReader:
     ) -> None:
         self.close()
 
-    def _add_adapter(self, path: Path) -> None:
-        """Load an adapter at full strength; it goes with the model."""
-        adapter = self._llama.llama_adapter_lora_init(self._model, bytes(path))
-        if not adapter or self._llama.llama_set_adapters_lora(
-            self._context, (c_void_p * 1)(adapter), 1, (c_float * 1)(1.0)
+    def _add_adapters(self, paths: Sequence[Path]) -> None:
+        """Load adapters at full strength; they go with the model."""
+        count = len(paths)
+        adapters = [self._llama.llama_adapter_lora_init(self._model, bytes(path)) for path in paths]
+        if not all(adapters) or self._llama.llama_set_adapters_lora(
+            self._context, (c_void_p * count)(*adapters), count, (c_float * count)(*[1.0] * count)
         ):
             self.close()
-            raise Problem(f"llama.cpp can't use {path} with {self.gguf.name}", "Export both again.")
+            told = " and ".join(map(str, paths))
+            raise Problem(f"llama.cpp can't use {told} with {parts_of(self.gguf).model.name}", "Export both again.")
 
     def logits(self, token_ids: Sequence[int], start: int = 0) -> NDArray[np.float32]:
         """What the model predicts after each token of one sequence.

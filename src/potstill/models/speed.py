@@ -83,11 +83,12 @@ def measure(
 
     Raises: Problem where the file is bad or a prompt doesn't fit; TimeoutError where patience ran out.
     """
+    from potstill.models.gguf_adapter import parts_of
     from potstill.models.gguf_reader import check_gguf
 
     if not conversations or new_tokens < 2:
         raise ValueError("at least one conversation and two new tokens are needed")
-    check_gguf(gguf)
+    check_gguf(parts_of(gguf).model)
     job = {
         "gguf": str(gguf),
         "threads": asdict(threads),

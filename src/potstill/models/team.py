@@ -1,7 +1,7 @@
 """Several engines of one model: many conversations at once, each reply the same as if it had been asked alone.
 
-In:  a GGUF, conversations with their sampling settings.
-Out: replies, as they are finished; token ids of prompts.
+In:  a GGUF, conversations (or plain texts to be written on) with their sampling settings.
+Out: replies, as they are finished; token ids of prompts; what the model's template makes of a conversation.
 Does not know: recipes, runs, what the replies are for.
 
 llama.cpp's slots put several conversations into one matrix product, and its rounding depends on who else is in it:
@@ -14,13 +14,14 @@ from __future__ import annotations
 import queue
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from potstill.machine import available_memory_mb
 from potstill.models.engine import Engine, Messages, Reply, Sampling, Threads
+from potstill.models.gguf_adapter import parts_of
 
 ALONE = Threads(decode=1, prefill=1, waiting="PASSIVE")
 MEMORY_SHARE, MEMORY_PER_MB = 0.5, 1.4
@@ -29,7 +30,7 @@ MEMORY_SHARE, MEMORY_PER_MB = 0.5, 1.4
 
 def members_that_fit(gguf: Path, cores: int) -> int:
     """One engine a core, fewer where memory is short, never none."""
-    room = MEMORY_SHARE * available_memory_mb() / (MEMORY_PER_MB * gguf.stat().st_size / 1e6)
+    room = MEMORY_SHARE * available_memory_mb() / (MEMORY_PER_MB * parts_of(gguf).bytes / 1e6)
     return max(1, min(cores, int(room)))
 
 
@@ -60,7 +61,7 @@ class Team:
     ) -> None:
         self.close()
 
-    def write(self, requests: Sequence[tuple[Messages, Sampling]]) -> Iterator[tuple[int, Reply]]:
+    def write(self, requests: Sequence[tuple[str | Messages, Sampling]]) -> Iterator[tuple[int, Reply]]:
         """Pairs of position and reply, in the order of finishing. Breaking off closes the team.
 
         Raises: Problem where a prompt doesn't fit into the context.
@@ -73,17 +74,24 @@ class Team:
             if not all(future.done() for future in futures):
                 self.close()
 
+    def render(self, messages: Messages) -> str:
+        """What the model's own chat template makes of a conversation, up to where the answer begins."""
+        with self._member() as engine:
+            return engine.render(messages)
+
     def prompt_ids(self, conversations: Sequence[Messages]) -> list[list[int]]:
         """Token ids of every conversation with everything its template adds, up to where the answer begins."""
-        engine = self._idle.get()
-        try:
+        with self._member() as engine:
             return [engine.prompt_ids(messages) for messages in conversations]
-        finally:
-            self._idle.put(engine)
 
-    def _reply(self, messages: Messages, sampling: Sampling) -> Reply:
+    def _reply(self, prompt: str | Messages, sampling: Sampling) -> Reply:
+        with self._member() as engine:
+            return engine.reply(prompt, sampling)
+
+    @contextmanager
+    def _member(self) -> Iterator[Engine]:
         engine = self._idle.get()
         try:
-            return engine.reply(messages, sampling)
+            yield engine
         finally:
             self._idle.put(engine)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files as resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from potstill.machine import disk_free_mb
-from potstill.models.gguf_adapter import adapter_beside
+from potstill.models.gguf_adapter import adapter_beside, adapter_name, adapter_path, named_adapters
 from potstill.models.gguf_reader import read_metadata
 from potstill.models.identity import sha256_of
 from potstill.pack.card import Shipped, model_card
@@ -45,33 +45,44 @@ LIMIT_MB = {"base": 120.0, "pro": 320.0}
 FULL_PRECISION = ("F32", "F16", "BF16")
 """Twice Q8_0's size for nothing that can be measured: a pack holds one only where there is nothing else."""
 APACHE = "apache-2.0"
+Pro = Literal["quantised", "adapter"]
+"""How a pro pack differs from its base: a larger file of the same student, or the same file and an adapter."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """One GGUF of the run."""
+    """One GGUF of the run; `adapter`: what a pack switches on with it."""
 
     path: Path
     quantisation: str
     bytes: int
+    adapter: Path | None = None
 
 
 def pack(
-    run: Run, out: Path, kinds: Sequence[Kind] = KINDS, *, version: str = "1", licence: Path | None = None
+    run: Run,
+    out: Path,
+    kinds: Sequence[Kind] = KINDS,
+    *,
+    version: str = "1",
+    licence: Path | None = None,
+    pro: Pro = "quantised",
 ) -> list[Path]:
-    """Make packs of a run: two quantisations of one student.
+    """Make packs of a run: two quantisations of one student, or one file without and with an adapter.
 
     Args:
         run: exported; what its scorecard holds goes into the model card.
         out: the folder to put them in; a pack of the same name is replaced.
-        kinds: "base" takes the smallest file; "pro" the largest quantised one that keeps its limit.
+        kinds: "base" takes the smallest file; "pro" as `pro` says.
         version: of the packs, part of their names.
         licence: the text to ship as LICENSE; needed where the teacher's is not Apache-2.0.
+        pro: "quantised": the largest quantised file that keeps the limit; "adapter": the base's file, byte for byte,
+            and the run's adapter.
 
     Returns: their folders. A pack over its limit is made all the same; that is said, and stands in its manifest.
-    Raises: Problem where the run has too few files or the licence's text is not known.
+    Raises: Problem where the run has too few files or no adapter, or the licence's text is not known.
     """
-    chosen = choose(exported(run), kinds, runtime().wheel_bytes)
+    chosen = choose(exported(run), kinds, runtime().wheel_bytes, pro)
     out.mkdir(parents=True, exist_ok=True)
     folders = []
     for kind, file in chosen.items():
@@ -108,13 +119,18 @@ def _ship(run: Run) -> str:
     return next((str(entry["mix"]) for entry in entries if entry["type"] == asked and "mix" in entry), asked)
 
 
-def choose(found: Sequence[Exported], kinds: Sequence[Kind], wheel_bytes: int) -> dict[Kind, Exported]:
+def choose(
+    found: Sequence[Exported], kinds: Sequence[Kind], wheel_bytes: int, pro: Pro = "quantised"
+) -> dict[Kind, Exported]:
     """Which file each kind of pack holds. Raises: Problem where "pro" would hold the same as "base"."""
     base, *larger = found
     chosen: dict[Kind, Exported] = {}
     for kind in dict.fromkeys(kinds):
         if kind == "base":
             chosen[kind] = base
+            continue
+        if pro == "adapter":
+            chosen[kind] = _with_adapter(base)
             continue
         if not larger:
             raise Problem(
@@ -125,6 +141,16 @@ def choose(found: Sequence[Exported], kinds: Sequence[Kind], wheel_bytes: int) -
         fitting = [one for one in quantised if one.bytes + wheel_bytes <= LIMIT_MB[kind] * 1e6]
         chosen[kind] = fitting[-1] if fitting else quantised[0]
     return chosen
+
+
+def _with_adapter(base: Exported) -> Exported:
+    adapters = named_adapters(base.path)
+    if not adapters:
+        raise Problem(
+            f"{base.path.name} has no adapter beside it",
+            'Set distill.adapter.category, such as "code", and run again; or take a larger file: --pro quantised.',
+        )
+    return replace(base, adapter=next(iter(adapters.values())))
 
 
 def _build(run: Run, out: Path, kind: Kind, file: Exported, version: str, licence: Path | None) -> Path:
@@ -143,11 +169,16 @@ def _build(run: Run, out: Path, kind: Kind, file: Exported, version: str, licenc
     partial.mkdir()
     _require_room(out, file.bytes)
     shutil.copyfile(file.path, partial / model)
-    shipped = Shipped(name, kind, version, model, file.quantisation, file.bytes, _ship(run), teacher)
+    adapter = None
+    if file.adapter is not None:
+        adapter = adapter_path(Path(model), adapter_name(file.adapter.name)).name
+        shutil.copyfile(file.adapter, partial / adapter)
+    size = sum(path.stat().st_size for path in partial.iterdir())
+    shipped = Shipped(name, kind, version, model, file.quantisation, size, _ship(run), teacher, adapter)
     texts = {
         "MODEL_CARD.md": model_card(shipped, read_material(run)),
         "RUN.md": run_guide(shipped, run.recipe.answers, run.recipe.evaluate.context, runtime()),
-        "Modelfile": modelfile(model, metadata, run.recipe.answers, run.recipe.evaluate.context),
+        "Modelfile": modelfile(model, metadata, run.recipe.answers, run.recipe.evaluate.context, adapter),
         "LICENSE": text,
     }
     for one, content in texts.items():
@@ -173,6 +204,7 @@ def _manifest(run: Run, folder: Path, shipped: Shipped) -> Manifest:
         kind=shipped.kind,
         version=shipped.version,
         model=shipped.model,
+        adapter=shipped.adapter,
         quantisation=shipped.quantisation,
         files=listed,
         teacher=shipped.teacher,

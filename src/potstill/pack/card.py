@@ -12,6 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from potstill.models.gguf_adapter import adapter_name
 from potstill.pack.manifest import Kind, PackTeacher
 from potstill.report.glance import AXES
 from potstill.report.material import Material
@@ -32,7 +33,8 @@ class Shipped:
     """What a pack holds.
 
     Args:
-        model: its file. ship: the type that the scorecard calls "student".
+        model: its file. bytes: with the adapter. ship: the type that the scorecard calls "student".
+        adapter: the file that is switched on with the model.
     """
 
     name: str
@@ -43,11 +45,18 @@ class Shipped:
     bytes: int
     ship: str
     teacher: PackTeacher
+    adapter: str | None = None
 
     @property
     def measured_as(self) -> str:
         """The scorecard's name for this very file."""
-        return STUDENT if self.quantisation == self.ship else f"{QUANTISED}{self.quantisation}"
+        file = STUDENT if self.quantisation == self.ship else f"{QUANTISED}{self.quantisation}"
+        return file if self.adapter is None else f"{file}-{adapter_name(self.adapter)}"
+
+    @property
+    def holds(self) -> str:
+        """Its type, and the adapter's name where there is one."""
+        return self.quantisation if self.adapter is None else f"{self.quantisation} + {adapter_name(self.adapter)}"
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,7 @@ def _lines(material: Material, models: list[str]) -> list[Line]:
 
 def _heading(name: str, shipped: Shipped) -> Words:
     if name == shipped.measured_as:
-        return Words("this file", "本文件") + f" ({shipped.quantisation})"
+        return Words("this file", "本文件") + f" ({shipped.holds})"
     return model_named(name) + (f" ({shipped.ship})" if name == STUDENT else "")
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from potstill.machine import available_memory_mb, usable_cores
 from potstill.models import library
 from potstill.models.engine import default_threads
+from potstill.models.gguf_adapter import parts_of
 from potstill.models.speed import SpeedSample, measure
 from potstill.pack.find import find_pack_model
 from potstill.problem import Problem
@@ -106,7 +107,7 @@ def check_device(place: Path, home: Path | None = None) -> Device:
     used = features_in_use()
     return Device(
         model=gguf.name,
-        megabytes=gguf.stat().st_size / 1e6,
+        megabytes=parts_of(gguf).bytes / 1e6,
         verified=verified,
         machine=describe_machine(),
         used=used,

@@ -1,7 +1,7 @@
 """From a pack to the model in it.
 
 In:  a folder, or the name of an installed pack.
-Out: the path of a GGUF whose hash is the manifest's.
+Out: the path of a GGUF whose hash is the manifest's; that of the adapter where the pack has one (see `gguf_adapter`).
 Does not know: how a pack came here, what its model is run with.
 """
 
@@ -32,13 +32,14 @@ def is_pack(folder: Path) -> bool:
 
 
 def find_pack_model(place: Path, home: Path | None = None) -> Path | None:
-    """The GGUF of a pack: a pack's folder, or the name of one that is installed; None where it is neither.
+    """What to open of a pack (a folder, or the name of an installed one): its GGUF, or its adapter, which brings that.
 
-    Its hash is checked; for as long as size and time of the file stay the same it is not computed again.
+    Hashes are checked; for as long as size and time of a file stay the same they are not computed again.
 
     Args:
         home: where packs are installed; `default_home()` if not given.
 
+    Returns: None where it is no pack.
     Raises: Problem where it is a pack, but a damaged one.
     """
     home = home or default_home()
@@ -47,13 +48,14 @@ def find_pack_model(place: Path, home: Path | None = None) -> Path | None:
     if folder is None:
         return None
     manifest = read_manifest(folder)
-    path = folder / manifest.model
+    for name in (manifest.model, manifest.adapter):
+        if name is not None:
+            _verify(folder / name, manifest, home)
+    return folder / (manifest.adapter or manifest.model)
+
+
+def _verify(path: Path, manifest: Manifest, home: Path) -> None:
     if path.is_symlink() or not path.is_file():
         raise Problem(f"{path} is missing", "Install the pack again.")
-    if file_hash(path, home) != _listed_hash(manifest):
+    if file_hash(path, home) != next(file.sha256 for file in manifest.files if file.name == path.name):
         raise Problem(f"{path} is damaged: its hash is not the manifest's", "Install the pack again.")
-    return path
-
-
-def _listed_hash(manifest: Manifest) -> str:
-    return next(file.sha256 for file in manifest.files if file.name == manifest.model)

@@ -33,7 +33,9 @@ def run_guide(shipped: Shipped, answers: AnswersSection, context: int, runtime: 
     return markdown("RUN.md", shipped=shipped, answers=answers, context=context, runtime=runtime, tokens=TOKENS)
 
 
-def modelfile(model: str, metadata: Mapping[str, object], answers: AnswersSection, context: int) -> str:
+def modelfile(
+    model: str, metadata: Mapping[str, object], answers: AnswersSection, context: int, adapter: str | None = None
+) -> str:
     """What `ollama create NAME -f Modelfile` reads.
 
     Ollama knows only some templates by their text and takes none for the others, so a ChatML one is spelt out, with
@@ -41,7 +43,15 @@ def modelfile(model: str, metadata: Mapping[str, object], answers: AnswersSectio
     """
     chat = CHATML.fullmatch(rendered(str(metadata.get("tokenizer.chat_template", ""))))
     system = chat["system"] if chat else None
-    return markdown("Modelfile", model=model, answers=answers, context=context, chatml=chat is not None, system=system)
+    return markdown(
+        "Modelfile",
+        model=model,
+        adapter=adapter,
+        answers=answers,
+        context=context,
+        chatml=chat is not None,
+        system=system,
+    )
 
 
 def rendered(template: str) -> str:

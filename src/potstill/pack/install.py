@@ -5,7 +5,7 @@ Out: `home/packs/<pack>`, there only when every file has the size and the hash t
 Does not know: what the files mean, what the model is run with.
 
 The manifest comes first and is believed only so far: its names must be plain, its own hash right. What has arrived of
-the files lies in `<pack>.partial`, and the same command goes on there.
+the files lies in `<pack>.partial`, and the same command goes on there. What an installed pack holds is copied.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from filelock import FileLock
 
 from potstill.models.download import require_space
 from potstill.models.identity import sha256_of
-from potstill.pack.find import packs_folder
+from potstill.pack.find import is_pack, packs_folder
 from potstill.pack.manifest import MANIFEST, Manifest, PackFile, parse_manifest
-from potstill.pack.source import Source, source_of
+from potstill.pack.source import LocalFolder, Source, source_of
 from potstill.problem import Problem
 from potstill.progress import Progress
 
@@ -51,12 +51,23 @@ def install(source: str | Path, home: Path, progress: Progress) -> Path:
         _prepare(partial, content)
         require_space(packs, manifest.bytes, f"Installing {manifest.folder}")
         for file in manifest.files:
-            _fetch(place, file, partial, progress)
+            _fetch(_at_hand(packs, file) or place, file, partial, progress)
         if final.exists():
             shutil.rmtree(final)
         partial.replace(final)
     progress.say(f"{manifest.folder}: {manifest.bytes / 1e6:.1f} MB, every file verified, in {final}")
     return final
+
+
+def _at_hand(packs: Path, file: PackFile) -> Source | None:
+    """The installed pack that holds this very file: a pro pack may have the model of a base pack."""
+    for folder in sorted(packs.iterdir()):
+        path = folder / file.name
+        if not is_pack(folder) or path.is_symlink() or not path.is_file():
+            continue
+        if path.stat().st_size == file.bytes and sha256_of(path) == file.sha256:
+            return LocalFolder(folder)
+    return None
 
 
 def _prepare(partial: Path, content: bytes) -> None:

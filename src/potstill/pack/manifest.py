@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from potstill.models.gguf_adapter import belongs
 from potstill.problem import Problem
 
 MANIFEST = "manifest.json"
@@ -93,6 +94,8 @@ class Manifest(_Part):
     version: PlainName
     model: PlainName
     quantisation: str
+    adapter: PlainName | None = None
+    """Switched on whenever the pack is used; it lies beside the model, under a name that says so (`gguf_adapter`)."""
     files: tuple[PackFile, ...] = Field(strict=False)
     teacher: PackTeacher
     fingerprint: str
@@ -104,13 +107,17 @@ class Manifest(_Part):
 
     @model_validator(mode="after")
     def _hangs_together(self) -> Manifest:
-        names = [file.name.casefold() for file in self.files]
+        listed = [file.name for file in self.files]
+        names = [name.casefold() for name in listed]
         if len(set(names)) < len(names):
             raise ValueError("a file is listed twice")
         if MANIFEST in names:
             raise ValueError(f"{MANIFEST} lists itself")
-        if self.model not in [file.name for file in self.files] or not self.model.endswith(".gguf"):
+        if self.model not in listed or not self.model.endswith(".gguf"):
             raise ValueError(f"the model {self.model!r} is not among the files, or no GGUF")
+        adapter = self.adapter
+        if adapter and (adapter not in listed or not belongs(Path(adapter), Path(self.model))):
+            raise ValueError(f"the adapter {adapter!r} is not among the files, or not named after the model")
         plain_name(self.folder)
         return self
 

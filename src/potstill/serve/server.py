@@ -46,7 +46,7 @@ def serve(place: Path, settings: Settings, say: Callable[[str], None] = print) -
     folder = place if place.is_dir() else place.parent
     unsaid = {"ratings_file": settings.ratings_file or folder / RATINGS, "marks": settings.marks or usual_marks(place)}
     settings = settings.model_copy(update=unsaid)
-    app = create_app(find_models(place), settings)
+    app = create_app(find_models(place, settings.adapter), settings)
     listener = open_port(settings)
     _log_to_stderr()
     say(f"Serving on {address_of(listener)}  (Ctrl-C ends)")

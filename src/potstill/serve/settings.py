@@ -51,6 +51,7 @@ class Settings(BaseModel):
         None,
         description="Punctuation of Chinese text in chats: full, half or keep. None: full for a pack, else keep.",
     )
+    adapter: str | None = Field(None, description="The model with this adapter switched on is the first.")
     log_text: bool = Field(False, description="Write questions and answers into the log.")
     rating: Path | None = Field(None, description="TOML file with the models and questions of a blind rating.")
     ratings_file: Path | None = Field(None, description="SQLite file that ratings go to; set where a run is served.")

@@ -1,0 +1,275 @@
+"""Several ranks are one process: the same batches, the same curve, the same end, whoever is killed on the way.
+
+Ranks are forked from a server that has imported the heavy libraries once; one test goes through the real launcher.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_simple_launcher_cmd_env
+from safetensors.torch import load_file
+from test_store import build_store
+from test_trainer import changed
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from potstill import pipeline
+from potstill.distill import newest_checkpoint, ranks
+from potstill.distill.batches import LengthBatches
+from potstill.distill.shared import Share
+from potstill.problem import Problem
+from potstill.recipe import validate_recipe
+from potstill.run import Run, open_run, write_json
+from tiny import build_model
+
+SETTINGS = {
+    "precision": "float32",
+    "epochs": 4.0,
+    "learning_rate": 1e-3,
+    "still": 0.0,
+    "batch_tokens": 48,  # three batches: the last step of every epoch leaves a rank without one
+    "accumulation": 2,
+    "chunk_rows": 4,
+    "checkpoint_seconds": 1e-6,
+}
+EVERYTHING = {
+    "tail": {"probability": 0.5, "share": 0.5},
+    "hidden_pairs": [{"student": 2, "teacher": 2}],
+    "finish": {"share": 0.5},
+    "losses": {"cross_entropy": 0.5, "shares_every": 1},
+}
+Make = Callable[..., Run]
+
+
+@pytest.fixture
+def make(tiny_model: PreTrainedModel, tiny_checkpoint: Path, tiny_tokenizer_dir: Path, tmp_path: Path) -> Make:
+    """Makes a run that stands before `distill`."""
+
+    def make(name: str, student: PreTrainedModel | None = None, **distill: Any) -> Run:
+        asked = {"name": "t", "teacher": {"model": str(tiny_checkpoint)}, "distill": SETTINGS | distill}
+        run = Run(tmp_path / name, validate_recipe(asked, "test"), tmp_path / "home")
+        run.keep_recipe()
+        build_store(tiny_model, run.folder / "signals", "hidden", layers=(2,))
+        (student or changed(tiny_model, 1)).save_pretrained(run.folder / "prune" / "student")
+        (run.folder / "vocab").symlink_to(tiny_tokenizer_dir)
+        marks = {stage: {"fingerprint": mark} for stage, mark in pipeline.fingerprints(run).items()}
+        write_json(run.folder / "manifest.json", {"stages": marks})
+        return run
+
+    return make
+
+
+class DeadlyTask:
+    """Kills its own process, as `kill -9` would, after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def advance(self, amount: float = 1) -> None: ...
+
+    def describe(self, text: str) -> None:
+        self.left -= 1
+        if self.left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Deadly:
+    """Progress whose bar is deadly."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def task(self, label: str, total: float | None, unit: str) -> Any:
+        return contextlib.nullcontext(DeadlyTask(self.steps))
+
+    def say(self, line: str) -> None: ...
+
+
+def be_one(folder: Path, home: Path, surroundings: dict[str, str], dies_after: int | None) -> None:
+    """In a process of its own: one rank of the training."""
+    os.environ |= surroundings
+    torch.set_num_threads(1)
+    progress = Deadly(dies_after) if dies_after is not None else None
+    try:
+        pipeline.run_stage(open_run(folder, home, progress), "distill")
+    except Problem as problem:
+        sys.exit(str(problem))
+
+
+def train(run: Run, count: int, dies_after: int | None = None) -> list[int | None]:
+    """Train with `count` ranks; the first may die after so many steps. Returns: exit codes."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["potstill.distill.trainer", "potstill.models.gguf", "torch.distributed"])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    jobs = []
+    for rank in range(count):
+        launched = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
+        surroundings = {name: str(value) for name, value in launched.items()} | {"MASTER_ADDR": "127.0.0.1"}
+        jobs.append(context.Process(target=be_one, args=(run.folder, run.home, surroundings, dies_after)))
+        jobs[-1].start()
+    for job in jobs:
+        job.join(120)
+        job.kill()
+    return [job.exitcode for job in jobs]
+
+
+def curve(run: Run) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run.folder / "distill" / "log.jsonl").read_text().splitlines()]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: weight.float() for name, weight in load_file(folder / "student" / "model.safetensors").items()}
+
+
+def same_end(run: Run, expected: Run) -> None:
+    """The same curve, and students that differ by a hundredth of what was learned at most."""
+    for line, other in zip(curve(run), curve(expected), strict=True):
+        assert line.keys() == other.keys()
+        for name in line.keys() - {"seconds"}:
+            assert line[name] == pytest.approx(other[name], rel=1e-3, abs=1e-6), name
+    begin, end, other_end = (weights(one.folder / where) for one, where in (
+        (run, "prune"), (run, "distill"), (expected, "distill")
+    ))  # fmt: skip
+    learned = max(float((end[name] - begin[name]).abs().max()) for name in end)
+    assert learned > 1e-3
+    assert max(float((end[name] - other_end[name]).abs().mean()) for name in end) < 0.01 * learned
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_shares_of_all_ranks_are_one_process_s_batches(count: int) -> None:
+    def batches() -> LengthBatches:
+        return LengthBatches(range(1, 20), 32, 5)
+
+    whole, shares = batches(), [Share(batches(), rank, count) for rank in range(count)]
+    for epoch in (0, 1):
+        for one in (whole, *shares):
+            one.set_epoch(epoch)
+        in_turn = [batch for slot in zip(*shares, strict=True) for batch in slot]
+        assert [batch for batch in in_turn if batch] == list(whole)
+        assert {len(list(share)) for share in shares} == {len(shares[0])} and not any(in_turn[len(whole) :])
+
+
+@pytest.mark.parametrize("settings", [{}, EVERYTHING], ids=["plain", "everything"])
+def test_two_ranks_are_one_process_with_twice_the_accumulation(make: Make, settings: dict[str, Any]) -> None:
+    one, two = make("one", **settings), make("two", **settings)
+    pipeline.run_stage(one, "distill")
+    assert train(two, 2) == [0, 0]
+    same_end(two, one)
+    assert two.manifest()["distill"]["fingerprint"] == one.manifest()["distill"]["fingerprint"]
+    assert not two.partial("distill").exists()
+
+
+def test_a_narrower_student_with_a_head_of_its_own_learns_the_same(
+    make: Make, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    settings = {"hidden_pairs": [{"student": 1, "teacher": 2}], "tail": {"probability": 0.9, "share": 1.0}}
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "tie_word_embeddings": False}
+    one, two = (make(name, build_model(tiny_tokenizer, **shape), **settings) for name in ("one", "two"))
+    pipeline.run_stage(one, "distill")
+    assert train(two, 2) == [0, 0]
+    same_end(two, one)
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_killed_training_goes_on_with_another_number_of_ranks(make: Make, before: int, after: int) -> None:
+    whole, killed = make("whole"), make("killed")
+    pipeline.run_stage(whole, "distill")
+    codes = train(killed, before, dies_after=3)
+    assert codes[0] == -signal.SIGKILL and all(code == 1 for code in codes[1:])
+    assert newest_checkpoint(killed.partial("distill")) is not None
+    assert train(killed, after) == [0] * after
+    same_end(killed, whole)
+
+
+def test_under_a_budget_all_leave_at_the_first_one_s_time(make: Make) -> None:
+    run = make("run", budget_minutes=0.02, epochs=1.0)
+    assert train(run, 2) == [0, 0]
+    lines = curve(run)
+    assert len(lines) > 1 and lines[-1]["progress"] == pytest.approx(1.0, abs=0.2)
+
+
+def test_the_launcher_ends_the_job_when_a_rank_is_killed(make: Make) -> None:
+    killed = make("killed", epochs=100.0)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    job = subprocess.Popen(
+        [*launcher, "-m", "potstill", "distill", str(killed.folder)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "POTSTILL_HOME": str(killed.home)},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        while not list(killed.partial("distill").glob("checkpoint-*")):
+            assert job.poll() is None, job.communicate()[0]
+            time.sleep(0.05)
+        second = next(one for one in psutil.Process(job.pid).children() if one.environ().get("RANK") == "1")
+        second.kill()
+        said = job.communicate(timeout=60)[0]
+    finally:
+        job.kill()
+    assert job.returncode == 1 and f"Signal {signal.SIGKILL.value} (SIGKILL) received by PID {second.pid}" in said
+    assert newest_checkpoint(killed.partial("distill")) is not None
+
+
+def launched(monkeypatch: pytest.MonkeyPatch, **also: str) -> None:
+    for name, value in ({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"} | also).items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "also", "message"),
+    [
+        ({"accumulation": 3}, {}, r"accumulation = 3 .* among 2 processes. Set it to 4"),
+        ({"on_policy": {"share": 0.5}}, {}, r"on_policy.share = 0.5: the student writes"),
+        ({"consistency": {"weight": 0.5}}, {}, r"consistency.weight = 0.5: the student writes"),
+        ({"adapter": {"category": "code"}}, {}, r"distill.adapter is trained after"),
+        ({}, {"ACCELERATE_USE_FSDP": "true"}, "FSDP was asked for"),
+    ],
+)
+def test_what_several_cannot_do_is_refused_before_any_work(
+    make: Make, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], also: dict[str, str], message: str
+) -> None:
+    run = make("run", **settings)
+    launched(monkeypatch, **also)
+    with pytest.raises(Problem, match=message):
+        pipeline.run_stage(run, "distill")
+
+
+def test_other_stages_are_the_work_of_one(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make("run")
+    launched(monkeypatch)
+    for start in (lambda: pipeline.run_stage(run, "signals"), lambda: pipeline.run_all(run)):
+        with pytest.raises(Problem, match="is the work of one process, and 2 were started"):
+            start()
+
+
+def test_without_a_launcher_there_is_one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "8")  # a cluster may say this of something else
+    assert (ranks.rank(), ranks.count(), ranks.started_alone()) == (0, 1, False)
+
+
+def test_one_process_where_accelerate_was_asked_for_two_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    parser = launch_command_parser()
+    asked = parser.parse_args(["--cpu", "--num_processes", "2", "-m", "potstill", "distill", "RUN"])
+    arguments, *_ = _validate_launch_command(asked)
+    _, surroundings = prepare_simple_launcher_cmd_env(arguments)
+    for name in surroundings.keys() - os.environ.keys():
+        monkeypatch.setenv(name, surroundings[name])
+    assert ranks.started_alone()
