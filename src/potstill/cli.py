@@ -171,12 +171,13 @@ _stage_command("report", "Write the report page.")
 def answers(
     run: RunFolder,
     engine: Annotated[
-        str, typer.Option(help="Where: local, ray (over a cluster), or a server's address: http://host:8000/v1.")
+        str,
+        typer.Option(help="local, a server's address (http://host:8000/v1), or ray (a draft: docs/cluster.md)."),
     ] = "local",
 ) -> None:
     """The teacher writes its answers (the shipped ones are used where they fit).
 
-    Example:  potstill answers runs/demo --engine ray
+    Example:  potstill answers runs/demo --engine http://localhost:8000/v1
     """
     from potstill import pipeline
     from potstill.recipe import with_server
@@ -191,7 +192,7 @@ def answers(
 @app.command()
 def signals(
     run: RunFolder,
-    engine: Annotated[str, typer.Option(help="Where: local, or ray (over a cluster).")] = "local",
+    engine: Annotated[str, typer.Option(help="Where: local, or ray (a cluster; a draft: docs/cluster.md).")] = "local",
     verify: Annotated[bool, typer.Option(help="Read random answers again and compare with the store.")] = False,
     positions: Annotated[int, typer.Option(help="Answer positions to compare, at least.")] = 500,
 ) -> None:
