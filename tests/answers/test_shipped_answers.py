@@ -13,10 +13,18 @@ from answers.fakes import World, lines_of, run_with
 from potstill.answers import Answer, read_answers, write_answers, writing
 from potstill.answers.settings import settings_of
 from potstill.answers.ship import ship
-from potstill.answers.shipped import ANSWERS_FILE, ORIGIN_FILE, golden_hash, package_folder, text_hash
+from potstill.answers.shipped import (
+    GOLDEN_ANSWERS,
+    MADE_UP_ANSWERS,
+    package_folder,
+    prompts_hash,
+    read_rows,
+    shipped_answers,
+    text_hash,
+)
 from potstill.models.catalogue import entry_named
 from potstill.problem import Problem
-from potstill.prompts import golden
+from potstill.prompts import Prompt, golden
 from potstill.recipe import Recipe
 from potstill.run import Run
 
@@ -99,20 +107,39 @@ def test_shipping_with_a_gap_is_refused(tmp_path: Path, world: World) -> None:
     written(run)
     with pytest.raises(Problem, match=f"has no answer to {golden()[3].id}"):
         ship(run.folder, tmp_path)
-    assert not (tmp_path / ANSWERS_FILE).exists()
+    assert not list(tmp_path.glob("*_answers*"))
 
 
 def test_the_package_s_answers_fit_its_prompts_its_teacher_and_its_defaults() -> None:
     """Else everyone's first run would write for minutes what could have been shipped."""
     folder = package_folder()
-    if not (folder / ORIGIN_FILE).is_file():
-        pytest.skip("no answers ship yet: python -m potstill.answers.ship RUN")
-    origin = json.loads((folder / ORIGIN_FILE).read_text(encoding="utf-8"))
-    rows = [json.loads(line) for line in (folder / ANSWERS_FILE).read_text(encoding="utf-8").split("\n") if line]
+    origin = json.loads((folder / f"{GOLDEN_ANSWERS}.json").read_text(encoding="utf-8"))
+    rows = read_rows(folder / f"{GOLDEN_ANSWERS}.jsonl")
     recipe = Recipe.model_validate({"name": "defaults"})
     entry = entry_named(recipe.teacher.model)
     assert entry is not None and origin["teacher_sha256"] == entry.sha256
     assert origin["settings"] == settings_of(recipe.answers)
-    assert origin["golden_sha256"] == golden_hash(golden())
+    assert origin["prompts_sha256"] == prompts_hash(golden())
     assert {row["id"]: row["prompt_sha256"] for row in rows} == {one.id: text_hash(one.text) for one in golden()}
     assert all(row["text"].strip() and row["tokens"] > 0 and row["finish"] in ("stop", "length") for row in rows)
+
+
+def test_answers_to_made_up_prompts_ship_beside_the_golden_ones(tmp_path: Path, package: Path, world: World) -> None:
+    made_up = [
+        Prompt(f"synthetic-{one}", f"第{one}个问题是什么？", "office", f"synthetic:office-zh-{one}", "train")
+        for one in (1, 2)
+    ]
+    run = run_with(tmp_path / "made", [*golden()[:3], *made_up])
+    with pytest.raises(Problem, match="has no answer to made-up prompts"):
+        ship(tmp_path / "fresh", package, MADE_UP_ANSWERS)
+    fresh = written(run)
+    assert ship(run.folder, package, MADE_UP_ANSWERS) == 2
+    world.opened, world.asked = 0, []
+    again = run_with(tmp_path / "again", [*golden()[:3], *made_up])
+    assert written(again) == fresh and world.opened == 0
+    with pytest.raises(Problem, match="used the answers that ship already"):
+        ship(again.folder, package, MADE_UP_ANSWERS)
+    others, why_not = shipped_answers(
+        package, [replace(made_up[0], text="换了")], world.sha256, settings_of(run.recipe.answers)
+    )
+    assert (others, why_not) == ({}, "they are to other prompts")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -51,3 +52,24 @@ def test_plain_text_is_written_on(tiny_model: PreTrainedModel, tiny_tokenizer: P
     writer = BulkWriter(tiny_model, tiny_tokenizer)
     plain, templated = (dict(writer.batch([one], GREEDY))[0].text for one in (text, messages("hello")))
     assert plain == templated
+
+
+def test_a_stop_text_ends_a_reply_where_it_comes_up(
+    tiny_model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    writer = BulkWriter(tiny_model, tiny_tokenizer)
+    whole = dict(writer.batch([messages("hello")], GREEDY))[0]
+    middle = len(whole.text) // 2
+    for stop in (whole.text[middle], whole.text[middle : middle + 4]):
+        cut = dict(writer.batch([messages("hello")], replace(GREEDY, stop=("never", stop))))[0]
+        assert (cut.text, cut.finish) == (whole.text[: whole.text.index(stop)], "stop")
+    assert dict(writer.batch([messages("hello")], replace(GREEDY, stop=("never",))))[0].text == whole.text
+
+
+def test_nothing_is_written_behind_a_token_that_holds_the_stop_text(
+    tiny_model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    writer = BulkWriter(tiny_model, tiny_tokenizer)
+    whole = dict(writer.batch([messages("hello")], GREEDY))[0]
+    first = tiny_tokenizer.decode(tiny_tokenizer(whole.text, add_special_tokens=False)["input_ids"][0])
+    assert dict(writer.batch([messages("hello")], replace(GREEDY, stop=(first,))))[0].tokens == 1

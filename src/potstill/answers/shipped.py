@@ -1,6 +1,6 @@
-"""The default teacher's answers to the golden prompts, which ship with potstill: writing them takes minutes.
+"""The default teacher's answers to golden and made-up prompts; they ship, since writing takes minutes to hours.
 
-In:  the package's `golden_answers.jsonl`, and `golden_answers.json`, which says how they were made.
+In:  the package's `golden_answers.jsonl` and `made_up_answers.jsonl`, and a `.json` beside each: how they were made.
 Out: answers for those prompts that they fit, or why none does.
 Does not know: engines, run folders.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources.abc import Traversable
 from typing import Any
 
@@ -18,7 +18,8 @@ from potstill.answers.answer import Answer
 from potstill.answers.settings import NAMES, Settings, sampling_of
 from potstill.prompts import Prompt
 
-ANSWERS_FILE, ORIGIN_FILE = "golden_answers.jsonl", "golden_answers.json"
+GOLDEN_ANSWERS, MADE_UP_ANSWERS = "golden_answers", "made_up_answers"
+"""Names of both sets' files."""
 
 
 def text_hash(text: str) -> str:
@@ -26,7 +27,7 @@ def text_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def golden_hash(prompts: Iterable[Prompt]) -> str:
+def prompts_hash(prompts: Iterable[Prompt]) -> str:
     """SHA-256 over ids and texts, in order."""
     return hashlib.sha256("".join(f"{one.id}\0{one.text}\0" for one in prompts).encode()).hexdigest()
 
@@ -37,31 +38,46 @@ def package_folder() -> Traversable:
 
 
 def shipped_answers(
-    folder: Traversable, prompts: Iterable[Prompt], teacher_sha256: str, settings: Settings
+    folder: Traversable, prompts: Sequence[Prompt], teacher_sha256: str, settings: Settings
 ) -> tuple[dict[str, Answer], str]:
     """Answers by prompt id to those of `prompts` that are answered here; and why there are none, '' if there are.
 
     Args:
-        folder: with both files, or without either.
+        folder: with both files of a set, or without either.
         teacher_sha256: identity of the teacher that would write otherwise.
         settings: as `settings_of` gives them.
     """
-    if not (folder / ORIGIN_FILE).is_file():
+    found: dict[str, Answer] = {}
+    reasons = []
+    for name in (GOLDEN_ANSWERS, MADE_UP_ANSWERS):
+        answers, why_not = _of_set(folder, name, prompts, teacher_sha256, settings)
+        found |= answers
+        reasons.append(why_not)
+    return found, "" if found else next((reason for reason in reasons if reason), "they are to other prompts")
+
+
+def _of_set(
+    folder: Traversable, name: str, prompts: Sequence[Prompt], teacher_sha256: str, settings: Settings
+) -> tuple[dict[str, Answer], str]:
+    if not (folder / f"{name}.json").is_file():
         return {}, "none ship with this potstill"
-    origin: dict[str, Any] = json.loads((folder / ORIGIN_FILE).read_text(encoding="utf-8"))
+    origin: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     if origin["teacher_sha256"] != teacher_sha256:
         return {}, f"they are of another teacher, {origin['teacher']}"
     others = [f"{name} = {origin['settings'][name]}" for name in NAMES if origin["settings"][name] != settings[name]]
     if others:
         return {}, f"they were written with {', '.join(others)}"
-    rows = [json.loads(line) for line in (folder / ANSWERS_FILE).read_text(encoding="utf-8").split("\n") if line]
-    known = {(row["id"], row["prompt_sha256"]): row for row in rows}
-    found = {
+    known = {(row["id"], row["prompt_sha256"]): row for row in read_rows(folder / f"{name}.jsonl")}
+    return {
         prompt.id: _answer(prompt, row, sampling_of(settings, origin["seed"], prompt.id))
         for prompt in prompts
         if prompt.given is None and (row := known.get((prompt.id, text_hash(prompt.text))))
-    }
-    return found, "" if found else "they are to other prompts"
+    }, ""
+
+
+def read_rows(file: Traversable) -> list[dict[str, Any]]:
+    """Lines of a set's file: `id`, `prompt_sha256`, `text`, `finish`, `tokens`."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
 
 
 def _answer(prompt: Prompt, row: Mapping[str, Any], sampling: Settings) -> Answer:

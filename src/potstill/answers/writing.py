@@ -25,7 +25,7 @@ from potstill.models.conversation import messages
 from potstill.problem import Problem
 from potstill.progress import Progress
 from potstill.prompts import Prompt, read_prompts
-from potstill.prompts.prompt import GOLDEN
+from potstill.prompts.prompt import GOLDEN, is_made_up
 from potstill.recipe import AnswersSection
 from potstill.run import Run, write_json
 
@@ -83,7 +83,7 @@ def write_answers(run: Run, folder: Path, engine: str = LOCAL) -> None:
 
 
 def _shipped(run: Run, prompts: Sequence[Prompt], teacher: Teacher) -> Work:
-    work, ours = Work(), [prompt for prompt in prompts if prompt.source == GOLDEN]
+    work, ours = Work(), [prompt for prompt in prompts if prompt.source == GOLDEN or is_made_up(prompt)]
     if ours and not run.recipe.answers.fresh:
         shipped, why_not = shipped_answers(package_folder(), ours, teacher.sha256, settings_of(run.recipe.answers))
         work.answers |= shipped

@@ -11,7 +11,7 @@ bulk alone: the first token of a single answer is sooner there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +59,12 @@ def batches(lengths: Sequence[int], most: int) -> list[list[int]]:
 
 @torch.inference_mode()
 def write_together(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int], ends: set[int]
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    seeds: Sequence[int],
+    ends: Set[int],
+    last: Set[int] = frozenset(),
 ) -> Iterator[tuple[int, Written]]:
     """Yield (place in `prompts`, text), in the order in which they are over.
 
@@ -68,7 +73,7 @@ def write_together(
 
     Args:
         prompts: one batch; none is empty. sampling: its seed and stop texts are not read.
-        seeds: one a prompt. ends: ids that end a text.
+        seeds: one a prompt. ends: ids that end a text. last: ids after which nothing is written; they belong to it.
     """
     rows = _Rows(model, prompts, sampling, seeds)
     while rows.places:
@@ -79,7 +84,7 @@ def write_together(
             ids = rows.written[row]
             if token not in ends:
                 ids.append(token)
-            if token in ends or len(ids) == sampling.max_tokens:
+            if token in ends or token in last or len(ids) == sampling.max_tokens:
                 rows.over.add(row)
                 yield rows.places[row], Written(ids, token in ends)
         rows.take(tokens)

@@ -31,6 +31,7 @@ class BulkWriter:
         self.model, self.tokenizer = model, tokenizer
         ends = (tokenizer.eos_token_id, tokenizer.pad_token_id)
         self._ends = {end for end in ends if isinstance(end, int)}
+        self._holding: dict[tuple[str, ...], set[int]] = {}
 
     def count_tokens(self, prompt: str | Messages) -> int:
         """Tokens of a plain text, or of a conversation with its template."""
@@ -46,7 +47,8 @@ class BulkWriter:
         """Position and reply, in the order of finishing.
 
         Args:
-            conversations: or plain texts to be written on. sampling: its stop texts are not looked for.
+            conversations: or plain texts to be written on.
+            sampling: a stop text ends a reply at once where one token holds all of it, else when all is written.
             seeds: one each; made from `sampling.seed` if not given.
         """
         own = seeds if seeds is not None else [derive_seed(sampling.seed, place) for place in range(len(conversations))]
@@ -54,20 +56,37 @@ class BulkWriter:
         for places in batches(list(map(len, prompts)), sampling.max_tokens):
             started = time.perf_counter()
             texts = write_together(
-                self.model, [prompts[place] for place in places], sampling, [own[place] for place in places], self._ends
+                self.model,
+                [prompts[place] for place in places],
+                sampling,
+                [own[place] for place in places],
+                self._ends,
+                self._stopping(sampling.stop),
             )
             for row, text in texts:
-                yield places[row], self._reply(text, len(prompts[places[row]]), time.perf_counter() - started)
+                seconds = time.perf_counter() - started
+                yield places[row], self._reply(text, len(prompts[places[row]]), seconds, sampling.stop)
 
     def _ids(self, prompt: str | Messages) -> list[int]:
         return text_ids(self.tokenizer, prompt) if isinstance(prompt, str) else conversation_ids(self.tokenizer, prompt)
 
-    def _reply(self, text: Written, prompt_tokens: int, seconds: float) -> Reply:
+    def _stopping(self, stop: tuple[str, ...]) -> set[int]:
+        """Ids of tokens that hold a stop text."""
+        if not stop:
+            return set()
+        if stop not in self._holding:
+            texts = self.tokenizer.batch_decode([[token] for token in range(len(self.tokenizer))])
+            self._holding[stop] = {token for token, text in enumerate(texts) if any(end in text for end in stop)}
+        return self._holding[stop]
+
+    def _reply(self, written: Written, prompt_tokens: int, seconds: float, stop: tuple[str, ...]) -> Reply:
+        text = str(self.tokenizer.decode(written.ids, skip_special_tokens=True))
+        cut = min([place for end in stop if (place := text.find(end)) >= 0], default=len(text))
         return Reply(
-            text=str(self.tokenizer.decode(text.ids, skip_special_tokens=True)),
-            finish="stop" if text.ended else "length",
+            text=text[:cut],
+            finish="stop" if written.ended or cut < len(text) else "length",
             prompt_tokens=prompt_tokens,
-            tokens=len(text.ids) + text.ended,
+            tokens=len(written.ids) + written.ended,
             first_token_s=seconds,
             seconds=seconds,
             arrivals=(seconds,),

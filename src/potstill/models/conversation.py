@@ -26,8 +26,12 @@ def question_ids(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]
 
 def conversation_ids(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]]) -> list[int]:
     """Ids of the templated conversation, up to and including the opening of the assistant's next turn."""
-    text = tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=True)
-    return text_ids(tokenizer, str(text))
+    return text_ids(tokenizer, templated(tokenizer, turns))
+
+
+def templated(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]]) -> str:
+    """The conversation with everything its template adds. Errors are the template's own (jinja2)."""
+    return str(tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=True))
 
 
 def answer_ids(tokenizer: PreTrainedTokenizerBase, answer: str, ended: bool) -> list[int]:

@@ -18,7 +18,7 @@ from potstill.problem import Problem
 from potstill.run import write_text
 
 Split = Literal["train", "held-out"]
-GOLDEN = "golden"
+GOLDEN, SYNTHETIC = "golden", "synthetic"
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ class Prompt:
     split: Split
     given: str | None = None
     """An answer that came with the prompt; the teacher is not asked."""
+
+
+def is_made_up(prompt: Prompt) -> bool:
+    """True for what the teacher wrote in a user's place."""
+    return prompt.source.startswith(f"{SYNTHETIC}:")
 
 
 def read_prompts(path: Path) -> list[Prompt]:

@@ -5,38 +5,46 @@ Out: prompts to train with; `synthetic.jsonl`, everything that was written and w
 Does not know: other prompts, what they overlap with, how text is generated.
 
 A model that was trained on conversations has learnt what users ask (Magpie: Xu et al. 2024, arXiv:2406.08464). What
-is written depends on teacher, recipe and place in the list alone, so a run that was killed ends like one that wasn't.
+is written depends on teacher, recipe and place in the list alone, and a batch that was cut short is written again as
+a whole, so a run that was killed ends like one that wasn't.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.resources
 import json
 import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from potstill.machine import usable_cores
+from jinja2 import TemplateError
+
+from potstill.machine import fastest_dtype
 from potstill.notebook import Notebook
 from potstill.problem import Problem
 from potstill.progress import Progress
 from potstill.prompts.faults import FAULTS, Fault, first_fault
 from potstill.prompts.normalise import normalise
-from potstill.prompts.prompt import Prompt
+from potstill.prompts.prompt import SYNTHETIC, Prompt
 from potstill.prompts.sifting import Dropped
+from potstill.recipe import Recipe
 from potstill.recipe.synthetic import SyntheticKind, SyntheticSection
 from potstill.run import Run, digest, write_text
 
 if TYPE_CHECKING:
     from potstill.models.engine import Messages, Reply, Sampling
+    from potstill.models.teacher import Teacher
 
-SYNTHETIC = "synthetic"
 UNFINISHED = "synthetic.part.jsonl"
 """What has been written so far, in the folder of the unfinished stage."""
+MADE_UP = "made_up"
+"""Folder of the package with what has been made up already, a file for each teacher."""
 MARKER = "POTSTILL-USER-SPEAKS-HERE"
 KEPT = "kept"
 SIFTED = ("exact", "near", "overlap")
@@ -49,13 +57,13 @@ Sieve = Callable[[Sequence[Prompt]], tuple[list[Prompt], list[Dropped]]]
 
 
 class Writer(Protocol):
-    """What this stage needs of engines."""
+    """What this stage needs of a model."""
 
-    def render(self, messages: Messages) -> str:
-        """A conversation with everything its template adds."""
+    def plan(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
+        """Positions that are written together, batch by batch."""
 
-    def write(self, requests: Sequence[tuple[str | Messages, Sampling]]) -> Iterator[tuple[int, Reply]]:
-        """Place and reply, in the order of finishing."""
+    def batch(self, texts: Sequence[str], sampling: Sampling, seeds: Sequence[int]) -> Iterator[tuple[int, Reply]]:
+        """Position and reply, in the order of finishing; each goes on with its text."""
 
 
 @dataclass(frozen=True)
@@ -119,20 +127,37 @@ def make_up(run: Run, folder: Path, sieve: Sieve) -> Made:
     settings = run.recipe.prompts.synthetic
     if not settings.count:
         return Made((), *sieve(()))
-    from potstill.models.teacher import find_teacher
-    from potstill.models.team import Team, members_that_fit
+    from potstill.models.conversation import templated
+    from potstill.models.teacher import find_teacher, load_tokenizer
 
-    gguf = find_teacher(run.recipe.teacher.model, run.home, run.progress).gguf
-    notebook = Notebook(folder / UNFINISHED)
+    teacher = find_teacher(run.recipe.teacher.model, run.home, run.progress)
+    tokenizer = load_tokenizer(teacher.checkpoint)
+    slots = open_slots(lambda turns: templated(tokenizer, turns), settings.kinds)
+    scribe = _Scribe(run, slots, cache(lambda: _writer(teacher)), folder / UNFINISHED, shipped(teacher.sha256))
     attempts, made = list[Attempt](), Made((), [], [])
-    members = members_that_fit(gguf, usable_cores())
-    with Team(gguf, context=run.recipe.answers.context, members=members) as team:
-        slots = open_slots(team.render, settings.kinds)
-        while places := next_round(settings, made):
-            attempts += _write(team, slots, places, run, notebook)
-            made = Made(attempts, *sieve(_askable(attempts)))
+    while places := next_round(settings, made):
+        attempts += scribe.attempts(places)
+        made = Made(attempts, *sieve(_askable(attempts)))
     _keep(folder / "synthetic.jsonl", made)
     return made
+
+
+def _writer(teacher: Teacher) -> Writer:
+    import torch
+
+    from potstill.models.bulk import BulkWriter
+    from potstill.models.teacher import load_model, load_tokenizer
+
+    model = load_model(teacher.checkpoint, getattr(torch, fastest_dtype()))
+    return BulkWriter(model, load_tokenizer(teacher.checkpoint))
+
+
+def shipped(teacher_sha256: str) -> dict[str, Any]:
+    """What this teacher has written already and ships with potstill: `Drawn.key` → fields of an attempt."""
+    file = importlib.resources.files("potstill.prompts") / MADE_UP / f"{teacher_sha256}.jsonl"
+    if not file.is_file():
+        return {}
+    return dict(json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line)
 
 
 def _askable(attempts: Sequence[Attempt]) -> list[Prompt]:
@@ -158,7 +183,7 @@ def open_user_slot(render: Callable[[Messages], str], system: str) -> Slot:
     """A conversation up to where its user's words begin, found by rendering it with a marker in their place.
 
     Args:
-        render: the template: a conversation → text. RuntimeError where it refuses.
+        render: the template: a conversation → text. TemplateError where it refuses.
         system: message before the user's; "": the template's own, if it has any.
 
     Raises: Problem where the template refuses it, changes a user's words, or gives no sign that a user speaks.
@@ -166,7 +191,7 @@ def open_user_slot(render: Callable[[Messages], str], system: str) -> Slot:
     turns = [{"role": "system", "content": system}] if system else []
     try:
         text = render([*turns, {"role": "user", "content": MARKER}])
-    except RuntimeError as error:
+    except TemplateError as error:
         raise _unfit(f"refuses a conversation ({error})") from None
     before, marker, after = text.partition(MARKER)
     if not marker or MARKER in after:
@@ -214,47 +239,81 @@ def _kept_by_kind(made: Made) -> Counter[str]:
     return Counter(attempt.kind.name for attempt, outcome in outcomes if outcome == KEPT)
 
 
-def _write(
-    writer: Writer,
-    slots: Mapping[str, Slot],
-    places: Sequence[tuple[SyntheticKind, int]],
-    run: Run,
-    notebook: Notebook,
-) -> list[Attempt]:
-    """An attempt for each place, in their order; those that the notebook has are not written again."""
-    drawn = [_draw(run, slots, kind, number) for kind, number in places]
-    keys = [digest([prompt, asdict(sampling)]) for _, prompt, sampling in drawn]
-    left = [place for place, key in enumerate(keys) if key not in notebook]
-    tokens, started = 0, time.monotonic()
-    with run.progress.task("the teacher makes up prompts", len(places), "prompts") as task:
-        task.advance(len(places) - len(left))
-        for number, reply in writer.write([drawn[place][1:] for place in left]):
-            place = left[number]
-            text = normalise(drawn[place][0] + reply.text)
-            notebook.put(keys[place], {"text": text, "ended": reply.finish == "stop", "tokens": reply.tokens})
-            tokens += reply.tokens
-            task.advance()
-            task.describe(f"{tokens / max(time.monotonic() - started, 1e-9):.0f} tokens/s")
-    return [_attempt(kind, number, **notebook[key]) for (kind, number), key in zip(places, keys, strict=True)]
+@dataclass(frozen=True)
+class Drawn:
+    """One place of the list: the same for the same place in the same recipe, whatever else is wanted."""
+
+    opening: str
+    """First words of the prompt."""
+    text: str
+    """What the teacher goes on with, first words included."""
+    sampling: Sampling
+
+    @property
+    def key(self) -> str:
+        """Stands for everything that decides what is written here, but for the teacher."""
+        return digest([self.text, asdict(self.sampling)])
 
 
-def _draw(run: Run, slots: Mapping[str, Slot], kind: SyntheticKind, number: int) -> tuple[str, str, Sampling]:
-    """First words, the whole text to go on with, and how: the same for the same place in the same recipe."""
+class _Scribe:
+    """Writes what is asked for, but for what ships, and keeps it."""
+
+    def __init__(
+        self, run: Run, slots: Mapping[str, Slot], writer: Callable[[], Writer], notes: Path, ready: Mapping[str, Any]
+    ) -> None:
+        """Args: writer: gives the model, loaded where it has something to write. ready: what ships, by key."""
+        self._run, self._slots, self._writer = run, slots, writer
+        self._notebook, self._ready = Notebook(notes), ready
+
+    def attempts(self, places: Sequence[tuple[SyntheticKind, int]]) -> list[Attempt]:
+        """An attempt for each place, in their order."""
+        drawn = [draw(self._run.recipe, self._slots, kind, number) for kind, number in places]
+        self._write([one for one in drawn if one.key not in self._ready])
+        return [
+            _attempt(kind, number, **(self._ready.get(one.key) or self._notebook[one.key]))
+            for (kind, number), one in zip(places, drawn, strict=True)
+        ]
+
+    def _write(self, drawn: Sequence[Drawn]) -> None:
+        """All of them into the notebook, batch by batch; batches that it has as a whole are not written again."""
+        if all(one.key in self._notebook for one in drawn):
+            return
+        writer, tokens, started = self._writer(), 0, time.monotonic()
+        with self._run.progress.task("the teacher makes up prompts", len(drawn), "prompts") as task:
+            for places in writer.plan([one.text for one in drawn], drawn[0].sampling.max_tokens):
+                batch = [drawn[place] for place in places]
+                if all(one.key in self._notebook for one in batch):
+                    task.advance(len(batch))
+                    continue
+                seeds = [one.sampling.seed for one in batch]
+                for number, reply in writer.batch([one.text for one in batch], batch[0].sampling, seeds):
+                    self._keep(batch[number], reply)
+                    tokens += reply.tokens
+                    task.advance()
+                    task.describe(f"{tokens / max(time.monotonic() - started, 1e-9):.0f} tokens/s")
+
+    def _keep(self, one: Drawn, reply: Reply) -> None:
+        text = normalise(one.opening + reply.text)
+        self._notebook.put(one.key, {"text": text, "ended": reply.finish == "stop", "tokens": reply.tokens})
+
+
+def draw(recipe: Recipe, slots: Mapping[str, Slot], kind: SyntheticKind, number: int) -> Drawn:
+    """What is asked of the teacher at one place of the list."""
     from potstill.models.engine import Sampling
 
-    settings = run.recipe.prompts.synthetic
-    chance = random.Random(f"{run.recipe.seed}:{kind.name}:{number}")
+    settings = recipe.prompts.synthetic
+    chance = random.Random(f"{recipe.seed}:{kind.name}:{number}")
     system, opening = (chance.choice(texts or ("",)) for texts in (kind.systems, kind.openings))
     sampling = Sampling(
         temperature=settings.temperature,
         top_p=settings.top_p,
-        top_k=0,
+        top_k=settings.top_k,
         seed=chance.getrandbits(31),
         max_tokens=settings.max_tokens,
         repeat_penalty=1.0,
         stop=(*slots[system].stop, *(("\n",) if settings.one_line else ())),
     )
-    return opening, slots[system].text + opening, sampling
+    return Drawn(opening, slots[system].text + opening, sampling)
 
 
 def _attempt(kind: SyntheticKind, number: int, text: str, ended: bool, tokens: int) -> Attempt:

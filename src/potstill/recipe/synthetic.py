@@ -147,6 +147,7 @@ class SyntheticSection(Section):
     count: int = Field(0, ge=0, description="Prompts to keep, after everything unusable is dropped; 0: none.")
     temperature: float = Field(1.0, ge=0.0, le=2.0, description="Sampling temperature; 0 is greedy.")
     top_p: float = Field(0.9, gt=0.0, le=1.0, description="Nucleus sampling: smallest set with this much probability.")
+    top_k: int = Field(100, ge=1, description="Sample from this many tokens at most.")
     one_line: bool = Field(
         True, description="End a prompt with its first line: below it, small teachers answer their own question."
     )
