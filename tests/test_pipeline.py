@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -248,3 +249,25 @@ def test_a_damaged_manifest_stops_before_any_work(run: Run) -> None:
     with pytest.raises(Problem, match=r"manifest\.json"):
         run_all(run)
     assert said(run) == []
+
+
+def test_a_lost_run_folder_comes_back_from_storage(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.recipe = changed(run.recipe, "storage", url=(tmp_path / "away").as_uri())
+    run_all(run)
+    made = {name: (run.stage(name) / "made.txt").read_text() for name in ALL}
+    shutil.rmtree(run.folder)
+    made_anew: list[str] = []
+    work = Stage.work
+    monkeypatch.setattr(
+        Stage, "work", lambda stage, *rest, **how: made_anew.append(stage.name) or work(stage, *rest, **how)
+    )
+    run_all(run)
+    assert made_anew == []
+    assert {name: (run.stage(name) / "made.txt").read_text() for name in ALL} == made
+    assert {state.state for state in states(run)} == {"done"}
+    run_stage(run, "prune")  # asked for by name, a finished stage is done anew
+    assert made_anew == ["prune"]
+    shutil.rmtree(run.folder)
+    run.recipe = changed(run.recipe, "prune", ridge=0.5)
+    run_all(run)
+    assert set(made_anew[1:]) == after("prune")

@@ -21,6 +21,7 @@ from potstill.problem import Problem
 from potstill.progress import Silent
 from potstill.recipe import Recipe, TeacherSection
 from potstill.run import Run, digest
+from potstill.storage import WHOLE, storage_of
 
 
 @dataclass(frozen=True)
@@ -200,4 +201,10 @@ def _build(run: Run, stage: Stage, fingerprint: str, state: str, **how: str) -> 
     note = {"stale": " (was stale: its recipe, input or code has changed)", "partial": " (goes on where it was)"}
     run.progress.say(f"[{stage.name}]{note.get(state, '')}")
     with run.building(stage.name, fingerprint) as folder:
+        storage = storage_of(run, stage.name)
+        if storage and state != "done" and storage.fetch([WHOLE], folder):
+            run.progress.say(f"[{stage.name}] fetched whole from {storage.url}")
+            return
         stage.work(run, folder, **how)
+        if storage:
+            storage.keep_whole(folder)

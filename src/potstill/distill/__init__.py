@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from potstill.distill import ranks
 from potstill.progress import Task
 from potstill.run import Run, read_json, write_json
+from potstill.storage import storage_of
 
 if TYPE_CHECKING:
     import torch
@@ -41,8 +42,14 @@ def distill(run: Run, folder: Path) -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if ranks.started_alone():
         run.progress.say(
-            "accelerate launch starts one process on CPUs; for two: torchrun --nproc-per-node 2 -m potstill distill RUN"
+            "accelerate launch has started one process; for several: "
+            "accelerate launch --multi_gpu --num_processes 2 -m potstill distill RUN"
         )
+    storage = storage_of(run, "distill")
+    if storage and ranks.rank() == 0:
+        from potstill.distill.away import bring_back
+
+        bring_back(storage, folder)
     # A student that is finished already was killed while its adapter was trained.
     if ranks.count() > 1 or not (folder / "report.json").exists() or any(folder.glob("checkpoint-*")):
         with ranks.joined(run.recipe.distill):
@@ -73,6 +80,7 @@ def train(run: Run, folder: Path, start: Path, store: SignalStore, who: str = "s
     """
     import torch
 
+    from potstill.distill.away import Away
     from potstill.distill.schedule import Clock, StepCount
     from potstill.distill.trained import load_weights, prepare_student
     from potstill.distill.trainer import DistillTrainer, Pace
@@ -99,6 +107,8 @@ def train(run: Run, folder: Path, start: Path, store: SignalStore, who: str = "s
         log.meter = trainer.meter
         if ranks.rank() == 0:
             log.keep_steps(int(checkpoint.name.split("-")[1]) if checkpoint else 0)
+            if storage := storage_of(run, "distill"):
+                trainer.add_callback(Away(storage, run.partial("distill"), task.describe))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return trainer, log
 

@@ -24,6 +24,7 @@ from potstill.recipe.material import (
 )
 from potstill.recipe.product import GATES, EvaluateSection, EvaluationFile, ExportSection
 from potstill.recipe.section import Quantisation, Section
+from potstill.recipe.storage import StorageSection
 from potstill.recipe.student import (
     AttentionPair,
     ConsistencySection,
@@ -64,6 +65,7 @@ __all__ = [
     "Recipe",
     "Section",
     "SignalsSection",
+    "StorageSection",
     "SyntheticKind",
     "SyntheticSection",
     "TailSection",

@@ -13,6 +13,7 @@ from potstill.bounds import Gates
 from potstill.recipe.material import AnswersSection, PromptsSection, SignalsSection, TeacherSection, VocabSection
 from potstill.recipe.product import GATES, EvaluateSection, ExportSection
 from potstill.recipe.section import Section
+from potstill.recipe.storage import StorageSection
 from potstill.recipe.student import DistillSection, PruneSection
 
 
@@ -33,6 +34,8 @@ class Recipe(Section):
     distill: DistillSection = Field(default_factory=lambda: DistillSection.model_validate({}))
     export: ExportSection = Field(default_factory=lambda: ExportSection.model_validate({}))
     evaluate: EvaluateSection = Field(default_factory=lambda: EvaluateSection.model_validate({}))
+    # Out of its printed form, which is what the report is made from: no result depends on where files are kept.
+    storage: StorageSection = Field(default_factory=lambda: StorageSection.model_validate({}), repr=False)
     gates: Gates = Field(
         default_factory=lambda: dict(GATES),
         description="What the student must reach to be shipped: metric of the scorecard → bound.",

@@ -18,6 +18,7 @@ from potstill.answers import Answer, read_answers
 from potstill.engines import LOCAL, Worker, results
 from potstill.problem import Problem
 from potstill.run import Run, read_json, write_json
+from potstill.storage import storage_of
 from potstill.vocab.binding import FILE as BINDING
 from potstill.vocab.binding import Binding
 from potstill.vocab.map import VocabMap
@@ -34,11 +35,14 @@ if TYPE_CHECKING:
 __all__ = ["teach", "verify"]
 
 SPLITS = ("train", "held-out")
+DTYPE, BEGUN = "dtype.json", "begun"
+"""The number format in which the teacher is read, and the name under which it is kept in storage."""
 
 
 def teach(run: Run, folder: Path, engine: str = LOCAL) -> None:
     """Read all answers, shard by shard, here (`local`) or over a cluster (`ray`)."""
     reading = _open_reading(run, folder)
+    reading.exchange()
     examples, source = reading.examples, reading.source
     missing = [shard for shard in reading.shards() if not reading.path(shard).exists()]
     total = sum(map(reading.tokens, reading.shards()))
@@ -90,9 +94,15 @@ class Elsewhere:
 def _open_reading(run: Run, folder: Path) -> Reading:
     from potstill.signals.collect import Reading
 
+    storage = storage_of(run, "signals")
+    # Whoever goes on reads in the number format in which the first began.
+    if storage and not (folder / DTYPE).exists():
+        storage.fetch([BEGUN], folder)
     source = _open_source(run, folder)
+    if storage and BEGUN not in storage.names():
+        storage.put(BEGUN, folder, [folder / DTYPE])
     examples, as_read = _examples(run, source)
-    return Reading(source, examples, as_read, run.recipe.signals.shard_answers, folder)
+    return Reading(source, examples, as_read, run.recipe.signals.shard_answers, folder, storage)
 
 
 def verify(run: Run, positions: int) -> dict[str, float]:
@@ -190,7 +200,7 @@ def _open_source(run: Run, folder: Path) -> Source:
 
     teacher = find_teacher(run.recipe.teacher.model, run.home, run.progress)
     # The probe may answer differently after a kill, and one store must not mix two dtypes.
-    note = folder / "dtype.json"
+    note = folder / DTYPE
     if not note.exists():
         write_json(note, fastest_dtype())
     model = load_model(teacher.checkpoint, getattr(torch, read_json(note)))

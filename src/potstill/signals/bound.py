@@ -48,7 +48,7 @@ class BoundHead:
     @cached_property
     def unbound(self) -> Tensor:
         """[V - K] the other student tokens, ascending."""
-        free = torch.ones(self.students, dtype=torch.bool)
+        free = torch.ones(self.students, dtype=torch.bool, device=self.student_of.device)
         free[self.bound] = False
         return free.nonzero()[:, 0]
 

@@ -8,7 +8,7 @@ Does not know: recipes, runs, where the teacher came from.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,8 +18,10 @@ from transformers import PreTrainedModel
 from potstill.models.examples import Example
 from potstill.models.reading import LAST, attention_key, read_states
 from potstill.progress import Task
+from potstill.run import digest
 from potstill.signals.formats import Arrays, encode_attention, encode_states, encode_topk
 from potstill.signals.store import StoreFormat, write_shard
+from potstill.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Reading:
     Args:
         examples: split → examples as they are kept. as_read: the same in the teacher's ids, as many rows each.
         shard_answers: examples a shard. folder: where shards lie.
+        storage: where they are kept as well, if anywhere.
     """
 
     source: Source
@@ -90,6 +93,7 @@ class Reading:
     as_read: Mapping[str, Sequence[Example]]
     shard_answers: int
     folder: Path
+    storage: Storage | None = None
 
     def shards(self) -> list[Shard]:
         """All of them, in order."""
@@ -111,6 +115,17 @@ class Reading:
         """Tokens that are read for a shard."""
         return sum(len(example.ids) for example in self._part(self.as_read, shard))
 
+    def exchange(self) -> None:
+        """Fetch the shards that storage holds and this folder lacks; keep those that this folder alone holds."""
+        if self.storage is None:
+            return
+        held = set(self.storage.names())
+        shards = {self._kept_name(shard): shard for shard in self.shards()}
+        here = {name for name, shard in shards.items() if self.path(shard).exists()}
+        self.storage.fetch(sorted(shards.keys() & held - here), self.folder)
+        for name in sorted(here - held):
+            self._keep(shards[name])
+
     def write(self, shard: Shard) -> Iterator[int]:
         """Read a shard and write it whole or not at all; gives out the tokens of each answer that was read."""
         source = replace(self.source, form=self.source.form_of(shard[0]))
@@ -121,6 +136,20 @@ class Reading:
             yield len(as_read[index].ids)
         in_order = [signals[index] for index in range(len(as_read))]
         write_shard(self.path(shard), source.form, self._part(self.examples, shard), in_order)
+        self._keep(shard)
+
+    def _keep(self, shard: Shard) -> None:
+        if self.storage is not None:
+            self.storage.put(self._kept_name(shard), self.folder, [self.path(shard)])
+
+    def _kept_name(self, shard: Shard) -> str:
+        """Names all that makes a shard: answers of the same settings may be other answers on another machine."""
+        texts = [
+            (kept.id, kept.category, kept.given, kept.start, kept.ids.tolist(), read.ids.tolist())
+            for kept, read in zip(self._part(self.examples, shard), self._part(self.as_read, shard), strict=True)
+        ]
+        form = asdict(self.source.form_of(shard[0]))
+        return f"{self.path(shard).stem}-{digest([form, str(self.source.model.dtype), texts])}"
 
     def _part(self, examples: Mapping[str, Sequence[Example]], shard: Shard) -> Sequence[Example]:
         begin = shard[1] * self.shard_answers

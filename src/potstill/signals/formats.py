@@ -69,7 +69,8 @@ class HiddenRows(Rows):
 
     def sides(self, student_logits: Tensor, rows: slice, temperature: float) -> Sides:
         """Over the whole kept vocabulary, [n, V]."""
-        return dense_sides(self.logits(rows), student_logits, temperature)
+        # Rows that the teacher has just read lie where it reads, which may be another device.
+        return dense_sides(self.logits(rows).to(student_logits.device), student_logits, temperature)
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def decode_attention(values: Tensor, rows: int, start: int, width: int) -> Tenso
     Args:
         values: the array. rows: n. start: tokens before the answer. width: at least start + n - 1.
     """
-    maps = torch.zeros(rows, width)
+    maps = values.new_zeros(rows, width, dtype=torch.float32)
     maps[_seen(rows, start, width)] = values.float()
     return maps
 

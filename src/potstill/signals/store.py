@@ -145,7 +145,7 @@ class SignalStore:
 
     def __init__(self, folder: Path, split: str) -> None:
         index = read_json(folder / INDEX)
-        self.folder = folder
+        self.folder, self.device = folder, torch.device("cpu")
         # The first version had one format for both splits, under another name.
         described = index["formats"][split] if "formats" in index else index["format"]
         if described["version"] != FORMAT:
@@ -175,6 +175,16 @@ class SignalStore:
         part.examples = [self.examples[index] for index in chosen]
         return part
 
+    def on(self, device: torch.device) -> SignalStore:
+        """The same store; rows, states and maps of the examples that are asked for are put on `device`."""
+        if device == self.device:
+            return self
+        placed = copy.copy(self)
+        placed.device = device
+        for name in ("head", "_head_file", "_bound_head", "_float_head"):  # kept from where it was before
+            placed.__dict__.pop(name, None)
+        return placed
+
     @cached_property
     def head(self) -> Tensor:
         """[V, D] the teacher's head, as it was loaded: over the kept tokens, or over all of its own (bound)."""
@@ -189,7 +199,7 @@ class SignalStore:
             raise Problem(f"{self.folder / HEAD}: damaged ({error})", _AGAIN) from None
         if missing := names - arrays.keys():
             raise Problem(f"{self.folder / HEAD}: lacks {', '.join(sorted(missing))}", _AGAIN)
-        return arrays
+        return {name: array.to(self.device) for name, array in arrays.items()}
 
     @cached_property
     def _bound_head(self) -> BoundHead:
@@ -275,4 +285,5 @@ class SignalStore:
 
     def _arrays(self, index: int, prefix: str) -> Arrays:
         shard, row = self._places[index]
-        return shard.arrays(row, prefix)
+        # As stored: int8 with its scales is a quarter of what is made of it there.
+        return {name: array.to(self.device) for name, array in shard.arrays(row, prefix).items()}
