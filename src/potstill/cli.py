@@ -172,7 +172,7 @@ def answers(
     run: RunFolder,
     engine: Annotated[
         str,
-        typer.Option(help="local, a server's address (http://host:8000/v1), or ray (a draft: docs/cluster.md)."),
+        typer.Option(help="local, a server's address (http://host:8000/v1), or ray (a cluster: docs/cluster.md)."),
     ] = "local",
 ) -> None:
     """The teacher writes its answers (the shipped ones are used where they fit).
@@ -192,7 +192,7 @@ def answers(
 @app.command()
 def signals(
     run: RunFolder,
-    engine: Annotated[str, typer.Option(help="Where: local, or ray (a cluster; a draft: docs/cluster.md).")] = "local",
+    engine: Annotated[str, typer.Option(help="Where: local, or ray (a cluster: docs/cluster.md).")] = "local",
     verify: Annotated[bool, typer.Option(help="Read random answers again and compare with the store.")] = False,
     positions: Annotated[int, typer.Option(help="Answer positions to compare, at least.")] = 500,
 ) -> None:

@@ -11,7 +11,6 @@ wherever it is done. What a worker leaves on a disk it leaves whole or not at al
 from __future__ import annotations
 
 import logging
-import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ def results(
     """The results of all units: one by one here, or a whole unit at a time, in any order, over a cluster.
 
     Args:
-        engine: `local` or `ray`. units: for a cluster, what pickle can carry; its results too.
+        engine: `local` or `ray`. units, and their results: for a cluster, what Ray can carry to another process.
 
     Raises: Problem where there is no such engine, Ray is not installed or the cluster fails; a worker's own Problem.
     """
@@ -49,33 +48,31 @@ def results(
 
 
 def _over_ray(units: Sequence[Unit], open_worker: OpenWorker[Unit, Result]) -> Iterator[Result]:
-    """A unit a block, so that a block whose worker died is done again; what was received already is not taken twice."""
+    """A unit is a task of Ray's: done again where its worker dies, three times, and while it waits, a reason to grow.
+
+    Ray Data would do the same with tables: pandas, pyarrow, five more processes, and objects pickled into cells.
+    """
     import torch
 
     threads = torch.get_num_threads()
-    left = set(range(len(units)))
     with _cluster() as ray:
-        # Ray Data carries tables; between its own processes a unit may be a cell of bytes.
-        rows = [{"place": place, "unit": pickle.dumps(unit)} for place, unit in enumerate(units)]
-        done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-            _Member,
-            fn_constructor_args=(open_worker, threads),
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=len(rows)),
-            num_cpus=threads,
-        )
+        _check_room(ray, threads)
+        order = ray.put((open_worker, units, threads))  # travels to each machine once
+        task = ray.remote(_do).options(num_cpus=threads)
+        waiting = [task.remote([order], place) for place in range(len(units))]
         try:
-            for row in done.iter_rows():
-                outcome = pickle.loads(row["outcome"])
+            while waiting:
+                (done,), waiting = ray.wait(waiting)
+                outcome = ray.get(done)
                 if isinstance(outcome, _Refusal):
                     raise Problem(outcome.what, outcome.remedy)
-                if row["place"] in left:
-                    left.remove(row["place"])
-                    yield from outcome
+                yield from outcome
         except ray.exceptions.RayError as error:
-            first_line = str(error).strip().partition("\n")[0]
-            raise Problem(f"the Ray cluster failed ({first_line})", "Run again: what is finished is kept.") from error
-    if left:
-        raise Problem(f"the Ray cluster left {len(left)} units undone", "Run again: what is finished is kept.")
+            last_line = str(error).strip().rpartition("\n")[2]
+            raise Problem(f"the Ray cluster failed ({last_line})", "Run again: what is finished is kept.") from error
+        finally:
+            for unit in waiting:
+                ray.cancel(unit, force=True)
 
 
 @dataclass(frozen=True)
@@ -86,29 +83,47 @@ class _Refusal:
     remedy: str
 
 
+def _do(order: list[Any], place: int) -> list[Any] | _Refusal:
+    """One unit, in a process of the cluster. order: holds the reference, since Ray fetches one that is given bare."""
+    try:
+        return list(_member.ready(order[0])(place))
+    except Problem as problem:
+        return _Refusal(problem.what, problem.remedy)
+
+
 class _Member:
-    """A worker in a process of the cluster; it gets ready at its first unit, where a `Problem` can be told."""
+    """What a process of the cluster keeps from unit to unit: the worker that it has made ready."""
 
-    def __init__(self, open_worker: OpenWorker[Any, Any], threads: int) -> None:
-        self._open_worker, self._threads = open_worker, threads
+    def __init__(self) -> None:
+        self._order: Any = None
         self._opened = ExitStack()
-        self._work: Worker[Any, Any] | None = None
+        self._work: Callable[[int], Iterator[Any]]
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        outcome: list[Any] | _Refusal
-        try:
-            outcome = list(self._ready()(pickle.loads(row["unit"])))
-        except Problem as problem:
-            outcome = _Refusal(problem.what, problem.remedy)
-        return {"place": row["place"], "outcome": pickle.dumps(outcome)}
-
-    def _ready(self) -> Worker[Any, Any]:
-        if self._work is None:
+    def ready(self, order: Any) -> Callable[[int], Iterator[Any]]:
+        """What does the unit at a place. order: refers to open_worker, units and threads; a new one closes the old."""
+        if order != self._order:
+            import ray
             import torch
 
-            torch.set_num_threads(self._threads)  # rounding depends on it
-            self._work = self._opened.enter_context(self._open_worker())
+            self._opened.close()
+            open_worker, units, threads = ray.get(order)
+            torch.set_num_threads(threads)  # rounding depends on it
+            work = self._opened.enter_context(open_worker())
+            self._order, self._work = order, lambda place: work(units[place])
         return self._work
+
+
+_member = _Member()
+
+
+def _check_room(ray: Any, threads: int) -> None:
+    """Raises: Problem where no machine has as many cores; Ray would wait for one for ever."""
+    cores = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
+    if cores < threads:
+        raise Problem(
+            f"a worker takes {threads} cores, the largest machine of the Ray cluster has {cores:.0f}",
+            "Set OMP_NUM_THREADS to fewer.",
+        )
 
 
 @contextmanager
@@ -116,20 +131,18 @@ def _cluster() -> Iterator[Any]:
     """Ray, connected: to the cluster of RAY_ADDRESS or of this machine; one is started here where there is none."""
     try:
         import ray
-        import ray.data
         import ray.exceptions
     except ImportError:
         raise Problem("Ray is not installed", 'pip install "potstill[ray]"') from None
     ours = not ray.is_initialized()
     if ours:
         try:
-            ray.init(log_to_driver=False, logging_level=logging.WARNING)
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             first_line = str(error).strip().partition("\n")[0]
             raise Problem(
                 f"no Ray cluster can be reached ({first_line})", "Check RAY_ADDRESS and `ray status`."
             ) from None
-    ray.data.DataContext.get_current().enable_progress_bars = False
     try:
         yield ray
     finally:

@@ -46,6 +46,7 @@ class Elsewhere:
     Args:
         teacher: as the recipe names it. sha256: what it has to be. home: where teachers lie, on every machine.
         wanted: answers to write in all, which decides who writes. seed: the recipe's.
+        dtype: what PyTorch computes in here; a probe elsewhere may answer differently.
     """
 
     teacher: str
@@ -54,11 +55,13 @@ class Elsewhere:
     settings: AnswersSection
     seed: int
     wanted: int
+    dtype: str | None
 
     @contextmanager
     def __call__(self) -> Iterator[Worker[Sequence[Prompt], Answer]]:
         """A worker. Raises: Problem where this machine's teacher is another one."""
-        with open_writer(same_teacher(self.teacher, self.sha256, self.home), self.settings, self.wanted) as writer:
+        teacher = same_teacher(self.teacher, self.sha256, self.home)
+        with open_writer(teacher, self.settings, self.wanted, dtype=self.dtype) as writer:
             yield worker(writer, self.settings, self.seed)
 
 

@@ -106,6 +106,8 @@ class Connection:
 class Server:
     """A `Writer` at the other end of a network. Every answer is for itself; `settings.slots` are asked at a time."""
 
+    dtype: str | None = None
+
     def __init__(self, address: str, tokenizer: PreTrainedTokenizerBase, settings: AnswersSection) -> None:
         """Ask the server what it serves. Raises: Problem where that is nothing, or several and none is named."""
         self._connection = Connection(address.partition("#")[0])

@@ -34,6 +34,8 @@ class Writer(Protocol):
 
     server: str | None
     """Who writes, where it is not the verified teacher."""
+    dtype: str | None
+    """What PyTorch computes in, where it writes."""
 
     def count_tokens(self, prompt: str | Sequence[dict[str, str]]) -> int:
         """Tokens of a plain text, or of a conversation with its template."""
@@ -53,6 +55,7 @@ class Slots:
     """llama.cpp: every answer for itself, as far as its slots allow."""
 
     server: str | None = None
+    dtype: str | None = None
 
     def __init__(self, engine: Engine, window: int) -> None:
         self._engine, self._window = engine, window
@@ -77,8 +80,9 @@ class Together:
 
     server: str | None = None
 
-    def __init__(self, writer: BulkWriter) -> None:
+    def __init__(self, writer: BulkWriter, dtype: str) -> None:
         self._writer = writer
+        self.dtype: str | None = dtype
         self.count_tokens = writer.count_tokens
 
     def batches(self, prompts: Sequence[Prompt], known: Collection[str], max_tokens: int) -> Iterator[list[Prompt]]:
@@ -94,12 +98,15 @@ class Together:
 
 
 @contextmanager
-def open_writer(teacher: Teacher, settings: AnswersSection, wanted: int, window: int | None = None) -> Iterator[Writer]:
+def open_writer(
+    teacher: Teacher, settings: AnswersSection, wanted: int, window: int | None = None, dtype: str | None = None
+) -> Iterator[Writer]:
     """Load what the recipe asks for.
 
     Args:
         wanted: answers to write, those of an earlier, killed process included.
         window: prompts that llama.cpp is handed at a time.
+        dtype: what PyTorch computes in; measured where it is not given.
     """
     if settings.writer == "together" or (settings.writer == "fastest" and wanted >= A_FEW):
         import torch
@@ -107,8 +114,9 @@ def open_writer(teacher: Teacher, settings: AnswersSection, wanted: int, window:
         from potstill.models.bulk import BulkWriter
         from potstill.models.teacher import load_model, load_tokenizer
 
-        model = load_model(teacher.checkpoint, getattr(torch, fastest_dtype()))
-        yield Together(BulkWriter(model, load_tokenizer(teacher.checkpoint)))
+        dtype = dtype or fastest_dtype()
+        model = load_model(teacher.checkpoint, getattr(torch, dtype))
+        yield Together(BulkWriter(model, load_tokenizer(teacher.checkpoint)), dtype)
         return
     from potstill.models.engine import Engine, default_threads
 

@@ -108,7 +108,9 @@ def _answer_the_rest(
             raise _too_long_problem(work.too_long, settings)
         batches = _what_is_left(run, writer, asked, log, work)
         here = worker(writer, settings, seed)
-        elsewhere = Elsewhere(run.recipe.teacher.model, teacher.sha256, run.home.resolve(), settings, seed, wanted)
+        elsewhere = Elsewhere(
+            run.recipe.teacher.model, teacher.sha256, run.home.resolve(), settings, seed, wanted, writer.dtype
+        )
         written = results(LOCAL if writer.server else engine, batches, here, elsewhere)
         _keep(written, sum(map(len, batches)), run.progress, log, work)
 
