@@ -46,9 +46,11 @@ def rank() -> int:
 
 
 def started_alone() -> bool:
-    """True where Accelerate's launcher was asked for several processes on CPUs: it starts one, and says nothing."""
-    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" and "MASTER_PORT" in os.environ
-    return count() == 1 and asked
+    """True where Accelerate's launcher was asked for several processes without `--multi_gpu`.
+
+    Unless it finds several GPUs it then starts one, leaves word of the others in the environment, and says nothing.
+    """
+    return count() == 1 and "ACCELERATE_USE_CPU" in os.environ and "MASTER_PORT" in os.environ
 
 
 def share_of(accumulation: int) -> int:
