@@ -59,7 +59,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default="tiny", help="tiny (made here), or any that a recipe may name")
     parser.add_argument("--prompts", type=int, default=100, help="prompts at 1 ×")
-    parser.add_argument("--times", type=int, nargs="+", default=[1, 3, 10, 30])
+    parser.add_argument("--times", type=int, nargs="+", default=[1, 3, 10, 30], help="sizes, in multiples (1 3 10 30)")
     parser.add_argument("--steps", type=int, default=20, help="training steps at every size")
     parser.add_argument("--written", type=float, default=0.1, help="share of prompts that the teacher answers itself")
     parser.add_argument("--runs", type=Path, help="where the runs lie while they are measured (the system's own place)")
@@ -140,9 +140,10 @@ def tables(found: dict[str, Any]) -> list[str]:
     for stage in MEASURED:
         figures = [figure for figure in found["figures"] if figure["stage"] == stage]
         rows += [measured_row(figure) for figure in figures]
-        fits.append(fit_row(stage, *lines(figures)))
+        if len(figures) > 1:  # through one point goes any line
+            fits.append(fit_row(stage, *lines(figures)))
     title = f"{found['machine']}; teacher {found['teacher']}; {found['steps']} training steps at every size."
-    return [title, "", *rows, "", *fits]
+    return [title, "", *rows, *(["", *fits] if len(fits) > 2 else [])]
 
 
 def measured_row(figure: dict[str, Any]) -> str:

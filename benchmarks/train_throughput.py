@@ -1,12 +1,13 @@
 """How fast the student trains, against this machine's own GEMM peak.
 
 Builds a student of the recipe's shape with random weights (speed does not depend on them) and random signals, trains a
-few steps in each dtype, prints one table:  python benchmarks/train_throughput.py
+few steps in each dtype with the peak measured after every one, prints one table:  python benchmarks/train_throughput.py
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 from potstill.distill import Log, training_arguments
 from potstill.distill.schedule import StepCount
 from potstill.distill.trainer import DistillTrainer, Pace
-from potstill.machine import multiplication_gflops
+from potstill.machine import multiplication_gflops, peak_memory_mb
 from potstill.models.anatomy import body
 from potstill.models.examples import Example
 from potstill.progress import Silent
@@ -45,7 +46,7 @@ def main() -> None:
         store = random_store(Path(folder), recipe.distill.batch_tokens, arguments.steps + 1)
         for dtype in ("float32", "bfloat16"):
             rows.append(measure(recipe, store, Path(folder), dtype, arguments.layers, arguments.ffn))
-    columns = ["dtype", "tokens/s", "GFLOP/s", "GEMM peak", "share of peak"]
+    columns = ["dtype", "tokens/s", "GFLOP/s", "GEMM peak", "share of peak", "peak memory so far, MB"]
     Console().print(table(f"A {arguments.layers} × {arguments.ffn} student learns", columns, rows))
 
 
@@ -62,26 +63,34 @@ def measure(recipe, store, folder: Path, dtype: str, layers: int, ffn: int) -> l
         )
     )
     matrices = sum(p.numel() for p in body(student).layers.parameters() if p.dim() == 2)
-    peak = multiplication_gflops(getattr(torch, dtype), 1.0)
     log = Log(folder / "log.jsonl")
     log.keep_steps(0)
     section = recipe.distill.model_copy(update={"budget_minutes": None, "epochs": 1.0})
     arguments = training_arguments(recipe.model_copy(update={"distill": section}), folder)
     arguments = replace(arguments, bf16=dtype == "bfloat16")
-    times = []
+    seconds, peaks = [], []
+    started = 0.0
+
+    def report(*_) -> None:
+        nonlocal started
+        seconds.append(time.perf_counter() - started)
+        peaks.append(multiplication_gflops(getattr(torch, dtype), 0.2))  # a shared machine is not as fast every second
+        started = time.perf_counter()
+
     with Silent().task("", 1, "") as task:
         log.task = task
-        pace = Pace(StepCount(1), 1e9, lambda *_: times.append(time.perf_counter()))
+        pace = Pace(StepCount(1), 1e9, report)
         DistillTrainer(student, store, section, arguments, pace, 0).train()
     examples = store.examples
-    share = (len(times) - 1) / len(times)
+    share = (len(seconds) - 1) / len(seconds)
     tokens = sum(len(e.ids) for e in examples) * share
     rows = store.rows * share
     # Three products for every weight of the body (forward, two backward); four for the head beside the teacher's one.
     operations = tokens * 6 * matrices + rows * (6 + 2) * WIDTH * VOCABULARY
-    seconds = times[-1] - times[0]
-    achieved = operations / seconds / 1e9
-    return [dtype, f"{tokens / seconds:.0f}", f"{achieved:.0f}", f"{peak:.0f}", f"{achieved / peak:.0%}"]
+    measured, peak = sum(seconds[1:]), statistics.median(peaks)
+    achieved = operations / measured / 1e9
+    memory = f"{peak_memory_mb():.0f}"
+    return [dtype, f"{tokens / measured:.0f}", f"{achieved:.0f}", f"{peak:.0f}", f"{achieved / peak:.0%}", memory]
 
 
 def random_store(folder: Path, batch_tokens: int, batches: int) -> SignalStore:

@@ -4,7 +4,7 @@
     python -m benchmarks.peers --run runs/demo --out runs/peers --only reading --only writing --rounds 5
 
 Contestants take turns, round by round, each in a process of its own with as many threads as the others. Peers get their
-own environments under OUT (about 1.5 GB each, made once). Killed at any time, the same command goes on where it was:
+own environments under OUT (300 MB each, made once). Killed at any time, the same command goes on where it was:
 results are kept as JSON as they come. Prints Markdown, and leaves it in a file a part. Leave the machine alone
 meanwhile.
 """
@@ -54,10 +54,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--run", type=Path, required=True, help="a finished run: its teacher, answers and students")
     parser.add_argument("--out", type=Path, default=Path("runs/peers"), help="environments, results (runs/peers)")
     parser.add_argument("--rounds", type=int, default=3, help="times that everybody is measured (3)")
-    parser.add_argument("--steps", type=int, default=12, help="training steps of the speed part (12)")
+    parser.add_argument("--steps", type=int, default=8, help="training steps of the speed part (8)")
     parser.add_argument("--minutes", type=float, default=5.0, help="training time of the equal-time part (5)")
     parser.add_argument("--batch", type=int, default=4, help="answers a step, for everybody (4)")
-    parser.add_argument("--tokens", type=int, default=64, help="tokens written for each question (64)")
+    parser.add_argument("--answers", type=int, default=40, help="answers that the teacher reads, in reading (40)")
+    parser.add_argument("--questions", type=int, default=4, help="questions that are answered, in writing (4)")
+    parser.add_argument("--tokens", type=int, default=48, help="tokens written for each question (48)")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="of every process (all cores)")
     parser.add_argument("--only", action="append", choices=PARTS, default=[], help="a part; may be repeated")
     return parser.parse_args()
@@ -106,6 +108,8 @@ def choose(given: argparse.Namespace, run: Run, kept: Path) -> Choice:
         steps=given.steps,
         minutes=given.minutes,
         dtype=probed["dtype"],
+        read=given.answers,
+        questions=given.questions,
         new_tokens=given.tokens,
         threads=Threads(**probed["threads"]),
     )

@@ -11,8 +11,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +84,7 @@ class Conductor:
         What the work cannot do is a result too; the next command tries it again.
         """
         path = self.folder / "results" / part / f"{name}-{number}.json"
-        asked = digest({"job": job, "threads": self.threads})
+        asked = digest({"job": job, "threads": self.threads, "runners": runners_digest()})
         if path.exists():
             kept = Result(**read_json(path))
             if kept.asked == asked and kept.failed is None:
@@ -91,13 +93,14 @@ class Conductor:
         if result.failed:
             return result
         self.say(f"[{part}, round {number + 1}] {name}")
+        begin = time.perf_counter()
         try:
             work(result)
         except (Unavailable, Problem) as reason:
             result.failed = str(reason)
         if result.failed:
             self.failures[part, name] = result.failed
-            self.say(f"  {result.failed}")
+        self.say(f"  {result.failed or f'{time.perf_counter() - begin:.0f} s'}")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, asdict(result))
         return result
@@ -110,9 +113,10 @@ class Conductor:
         return result
 
     def environment(self) -> dict[str, str]:
-        """The same for everybody: so many threads, no network, no questions."""
+        """The same for everybody: so many threads, no network, no questions; compiled modules are kept."""
         quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONIOENCODING": "utf-8"}
-        return {**os.environ, **quiet, "OMP_NUM_THREADS": str(self.threads)}
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        return {**kept, **quiet, "OMP_NUM_THREADS": str(self.threads)}
 
     def python(self, peer: str | None) -> Path:
         """A peer's interpreter, or ours. Raises: Unavailable."""
@@ -146,6 +150,12 @@ class Conductor:
 
     def _log(self, contestant: Contestant) -> Path:
         return self.folder / "logs" / f"{contestant.name}.txt"
+
+
+@cache
+def runners_digest() -> str:
+    """Changes with every runner: what another one measured is not shown as this one's."""
+    return digest({path.name: path.read_text(encoding="utf-8") for path in sorted(RUNNERS.glob("*.py"))})
 
 
 def _take(event: dict[str, Any], result: Result) -> None:

@@ -7,13 +7,15 @@ Does not know: how a runner works, how results are shown.
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from potstill.models.engine import Threads
 from potstill.problem import Problem
@@ -22,6 +24,9 @@ from potstill.run import Run
 from .conducting import RUNNERS, Conductor, Contestant, Job, Result
 from .environments import Unavailable
 from .material import Material, products
+
+if TYPE_CHECKING:
+    from potstill.models.examples import Example
 
 YARDSTICK = Contestant("machine", "yardstick.py")
 OURS = Contestant("potstill", "ours_training.py")
@@ -40,7 +45,8 @@ READERS = (
 )
 KEPT = {"potstill": "potstill", "DistillKit": "DistillKit", COUNTED.name: "potstill"}
 """Trainer → the reader whose signals it is trained on."""
-GENERATE = "transformers generate"
+GENERATE = {f"transformers generate, {dtype}": dtype for dtype in ("bfloat16", "float32")}
+"""Writer → the dtype it computes in: which one is faster differs between machines."""
 STARTS = 3
 """Times that a program is started in a round; before the first round once more, to fill the system's cache."""
 
@@ -51,13 +57,16 @@ class Choice:
 
     Args:
         batch: answers a step. steps: of the speed part. minutes: of the equal-time part. dtype: of matrix products.
-        new_tokens: written for each question. threads: of our engine.
+        read: answers of the reading part. questions: of the writing part. new_tokens: written for each question.
+        threads: of our engine.
     """
 
     batch: int
     steps: int
     minutes: float
     dtype: str
+    read: int
+    questions: int
     new_tokens: int
     threads: Threads
 
@@ -73,8 +82,15 @@ class Contests:
         return [self.conductor.measure("limits", YARDSTICK, number, {"seconds": 6.0})]
 
     def reading(self, number: int) -> list[Result]:
-        """The teacher reads all training answers, and what is needed for training is kept."""
-        return [self._read(reader, number) for reader in READERS]
+        """The teacher reads some training answers, and what is needed for training is kept."""
+        sample = self._text("sample", self.material.sample(self.choice.read))
+        scratch = self.conductor.folder / "scratch"
+        return [
+            self.conductor.measure(
+                "reading", reader, number, self._reading_job({"train": sample}, scratch / reader.name)
+            )
+            for reader in READERS
+        ]
 
     def training(self, number: int) -> list[Result]:
         """Every trainer does the same steps on the same batches."""
@@ -104,7 +120,6 @@ class Contests:
         """Questions are answered greedily, one at a time."""
         job = {
             "do": "write",
-            "dtype": self.choice.dtype,
             "student": str(self._trained()),
             "conversations": [[{"role": "user", "content": text}] for text in self._questions()],
             "new_tokens": self.choice.new_tokens,
@@ -112,42 +127,44 @@ class Contests:
             "threads": vars(self.choice.threads),
         }
         writers = [Contestant(name, "ours.py", job={"gguf": str(path)}) for name, path in self._ggufs().items()]
-        writers.append(Contestant(GENERATE, "transformers_loop.py"))
+        writers += [Contestant(name, "transformers_loop.py", job={"dtype": dtype}) for name, dtype in GENERATE.items()]
         return [self.conductor.measure("writing", writer, number, job) for writer in writers]
 
     def weights(self) -> dict[str, int]:
         """Writer → bytes of weights that it reads for every token: its file, or the checkpoint in its dtype."""
         numbers = sum(products(self._trained()))
         sizes = {name: path.stat().st_size for name, path in self._ggufs().items()}
-        return {**sizes, GENERATE: numbers * (2 if self.choice.dtype == "bfloat16" else 4)}
+        return sizes | {name: numbers * (2 if dtype == "bfloat16" else 4) for name, dtype in GENERATE.items()}
 
     def starting(self, number: int) -> list[Result]:
         """Programs are started from nothing: to their end, or to the first piece of an answer."""
         return [self._start(name, command, first, number) for name, command, first in self._programs()]
 
     def _reading_minutes(self) -> float:
-        result = self._read(READERS[0], 0)
+        result = self._keep(READERS[0])
         if result.failed:
             raise Problem(f"our own reading failed: {result.failed}", "See logs/potstill.txt beside the results.")
         return result.steps[-1][0] / 60
 
-    def _read(self, reader: Contestant, number: int) -> Result:
-        job: Job = {
+    def _keep(self, reader: Contestant) -> Result:
+        """All training answers are read once: what trainers are given."""
+        texts = {"train": self._text("train", self.material.train)}
+        return self.conductor.measure("keeping", reader, 0, self._reading_job(texts, self._store(reader.name)))
+
+    def _reading_job(self, texts: Mapping[str, Path], store: Path) -> Job:
+        return {
             "teacher": str(self.material.teacher),
-            "texts": {"train": str(self._text("train"))},
-            "store": str(self._store(reader.name)),
+            "texts": {split: str(path) for split, path in texts.items()},
+            "store": str(store),
             "dtype": self.choice.dtype,
             "batch_tokens": self.run.recipe.signals.batch_tokens,
             "recipe": str(self.run.folder / "recipe.json"),
         }
-        if number:  # the first round's is what trainers are given
-            job["store"] = str(self.conductor.folder / "scratch" / f"store-{reader.name}")
-        return self.conductor.measure("reading", reader, number, job)
 
     def _training_job(self, trainer: Contestant, number: int, steps: int) -> Job:
         for reader in READERS:
             if KEPT.get(trainer.name) == reader.name:
-                self._read(reader, 0)
+                self._keep(reader)
         batches = self.conductor.folder / "material" / f"batches-{number}-{steps}.jsonl"
         self.material.write_batches(batches, steps, self.choice.batch, number)
         scratch = self.conductor.folder / "scratch" / trainer.name
@@ -173,13 +190,13 @@ class Contests:
         }
 
     def _steps_within(self, trainer: Contestant, minutes: float) -> int:
-        """Steps that its learning rate shall be planned for: what it managed a second, in the part before."""
+        """More steps than it can do in the time: four times what it managed in the part before."""
         plain = OURS if trainer is COUNTED else trainer
         job = self._training_job(plain, 0, self.choice.steps)
         result = self.conductor.measure("training", plain, 0, job)
         if result.failed or len(result.steps) < 2:
             return self.choice.steps
-        return max(1, round(60 * minutes / step_seconds(result)))
+        return math.ceil(4 * 60 * minutes / step_seconds(result))
 
     def _judged(self, result: Result, checkpoint: Path, number: int) -> Result:
         """The result with what the judge says; a judgement is kept under the contestant's name."""
@@ -191,23 +208,14 @@ class Contests:
         return result
 
     def _held_out(self) -> Path:
-        store = self._store("held-out")
-        texts = {"train": str(self._text("held-out")), "held-out": str(self._text("held-out"))}
-        job = {
-            "do": "collect",
-            "teacher": str(self.material.teacher),
-            "texts": texts,
-            "store": str(store),
-            "dtype": self.choice.dtype,
-            "batch_tokens": self.run.recipe.signals.batch_tokens,
-            "recipe": str(self.run.folder / "recipe.json"),
-        }
+        store, text = self._store("held-out"), self._text("held-out", self.material.held_out)
+        job = {"do": "collect", **self._reading_job({"train": text, "held-out": text}, store)}
         self.conductor.require("judging", Contestant("teacher", "ours.py"), 0, job)
         return store
 
-    def _text(self, split: str) -> Path:
-        path = self.conductor.folder / "material" / f"{split}.jsonl"
-        self.material.write_split(path, split)
+    def _text(self, name: str, examples: Sequence[Example]) -> Path:
+        path = self.conductor.folder / "material" / f"{name}.jsonl"
+        self.material.write(path, examples)
         return path
 
     def _store(self, name: str) -> Path:
@@ -223,7 +231,7 @@ class Contests:
     def _questions(self) -> list[str]:
         room = self.run.recipe.evaluate.context - self.choice.new_tokens
         texts = [self.material.answers[one.id].prompt.text for one in self.material.held_out if one.start <= room]
-        return texts[: self.run.recipe.evaluate.prompts]
+        return texts[: self.choice.questions]
 
     def _programs(self) -> list[tuple[str, Sequence[str] | str, bool]]:
         """Name, command (or why there is none), whether the first output is what counts."""

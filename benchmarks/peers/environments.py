@@ -1,8 +1,11 @@
-"""Each peer's own Python, so that nobody is measured with another's library versions.
+"""Each peer's own Python: the libraries that we are measured with beneath, its own on top.
 
 In:  a folder, the peer's name.
 Out: its interpreter, made with pip on the first call and kept; or the reason why it cannot be had.
 Does not know: what the peer is asked to do.
+
+PyTorch, Transformers and whatever else a peer accepts at our version is looked up where ours lies, so that nobody is
+measured with another PyTorch, and a peer costs seconds and megabytes. What it wants otherwise is installed on top.
 """
 
 from __future__ import annotations
@@ -10,8 +13,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 from potstill.run import write_text
@@ -33,13 +36,12 @@ class Unavailable(Exception):
 def python_of(peer: str, folder: Path) -> Path:
     """The interpreter of a peer's environment under `folder`; made where it is not there yet.
 
-    PyTorch is held at the version we are measured with: an open range would bring another, and on Linux CUDA.
-
     Raises: Unavailable where pip cannot install the peer. The reason is kept, and delivered again until it is removed.
     """
     place = folder / peer
     python, ready, refused = place / "bin" / "python", place / ".ready", folder / f"{peer}.refused"
-    wanted = " ".join(REQUIREMENTS[peer])
+    ours = sysconfig.get_path("purelib")
+    wanted = "\n".join([*REQUIREMENTS[peer], ours])
     if ready.exists() and ready.read_text() == wanted:
         return python
     if refused.exists():
@@ -47,16 +49,17 @@ def python_of(peer: str, folder: Path) -> Path:
     shutil.rmtree(place, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(place)], check=True)
-    constraints = folder / "constraints.txt"
-    write_text(constraints, f"torch=={version('torch').partition('+')[0]}\n")
-    _install(python, ["--constraint", str(constraints), *REQUIREMENTS[peer], "torch"], refused)
+    # A line of a .pth file comes behind the environment's own packages: what pip installs there is found first.
+    own = sysconfig.get_path("purelib", vars={"base": str(place), "platbase": str(place)})
+    write_text(Path(own) / "ours.pth", f"{ours}\n")
+    _install(python, REQUIREMENTS[peer], refused)
     write_text(ready, wanted)
     return python
 
 
 def _install(python: Path, arguments: Sequence[str], refused: Path) -> None:
-    # Our pip installs for the other Python; what is never imported is never compiled.
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-compile"]
+    # Our pip installs for the other Python, and leaves alone what lies outside of that one's environment.
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
     done = subprocess.run([*pip, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines()]

@@ -44,18 +44,22 @@ class Material:
     held_out: list[Example]
     answers: dict[str, Answer]
 
-    def write_split(self, path: Path, split: str) -> None:
-        """All examples of `train` or `held-out`, one JSON line each."""
-        examples = self.train if split == "train" else self.held_out
+    def write(self, path: Path, examples: Sequence[Example]) -> None:
+        """One JSON line each: what runners read."""
         write_text(path, "".join(_line(example, self.answers[example.id]) for example in examples))
+
+    def sample(self, count: int) -> list[Example]:
+        """So many training examples, of all lengths alike; all, where there are not more."""
+        by_length = sorted(self.train, key=lambda example: len(example.ids))
+        wanted = min(count, len(by_length))
+        return [by_length[place * len(by_length) // wanted] for place in range(wanted)]
 
     def write_batches(self, path: Path, steps: int, batch: int, seed: int) -> None:
         """The examples of so many steps, in the order that our own trainer takes them in, one JSON line each.
 
         Whoever reads them one after the other, `batch` at a time, sees the batches that we see.
         """
-        lines = [_line(example, self.answers[example.id]) for example in self.in_order(steps, batch, seed)]
-        write_text(path, "".join(lines))
+        self.write(path, self.in_order(steps, batch, seed))
 
     def in_order(self, steps: int, batch: int, seed: int) -> list[Example]:
         """Examples of so many batches, epoch after epoch."""

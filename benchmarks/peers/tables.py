@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from potstill.run import describe_machine
+from potstill.run import describe_machine, library_versions
 
 from .conducting import Result
 from .contests import Choice, step_seconds, tokens_per_second
+from .environments import REQUIREMENTS
 from .material import Work
 
 Rounds = Sequence[Sequence[Result]]
@@ -38,10 +39,12 @@ class Limits:
 def heading(rounds: Rounds, choice: Choice, threads: int) -> list[str]:
     """Machine and limits: they stand over every table."""
     limits = Limits.of(rounds, choice.dtype)
+    machine = rounds[0][0].said["machine"]
     return [
-        f"{describe_machine()}, {threads} threads for everybody; rounds: {len(rounds)}, everybody once in each. "
-        f"Numbers: median (lowest–highest). Limits in the same rounds: {choice.dtype} products "
-        f"{spread(limits.products, 0)} GFLOP/s, memory copied {spread(limits.copied, 1)} GB/s.",
+        f"{machine['processor']} ({machine['units']}), {describe_machine()}; threads of everybody: {threads}; rounds: "
+        f"{len(rounds)}, everybody once in each. Numbers: median (lowest–highest). Limits in the same rounds: "
+        f"{choice.dtype} products {spread(limits.products, 0)} GFLOP/s, memory copied "
+        f"{spread(limits.copied, 1)} GB/s.",
         "",
     ]
 
@@ -136,7 +139,10 @@ def starting(rounds: Rounds) -> list[str]:
     def cells(results: Sequence[Result]) -> list[str]:
         return [spread([seconds for one in results for seconds, _ in one.steps], 3)]
 
-    return [*table("Start-up, files in the system's cache", "program", ["seconds"], rounds, cells), ""]
+    known = library_versions()
+    ours = ", ".join(f"{name} {known[name]}" for name in ("potstill", "xllamacpp"))
+    note = f"{ours}, {', '.join(REQUIREMENTS['soup'])}"
+    return [*table("Start-up, files in the system's cache", "program", ["seconds"], rounds, cells), note, ""]
 
 
 def table(

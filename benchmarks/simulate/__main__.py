@@ -13,6 +13,8 @@ from pathlib import Path
 
 from predict import growth_table, run_table
 
+from potstill.problem import Problem
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -31,13 +33,13 @@ def main() -> int:
 
         print("\n\n".join(f"## {name}\n\n{table}" for name, table in tables().items()))
         return 0
-    if given.growth:
-        print(growth_table(given.growth))
-        return 0
-    from potstill.problem import Problem
-
+    if min(given.prompts, given.workers, given.storage_mb) <= 0:
+        parser.error("--prompts, --workers and --storage-mb are above 0")
     try:
-        print(run_table(given.run, given.prompts, given.workers, 1e6 * given.storage_mb))
+        if given.growth:
+            print(growth_table(given.growth))
+        else:
+            print(run_table(given.run, given.prompts, given.workers, 1e6 * given.storage_mb))
     except Problem as problem:
         print(problem, file=sys.stderr)
         return 1

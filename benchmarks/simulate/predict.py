@@ -7,13 +7,15 @@ Does not know: hardware that nobody measured.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from queueing import Phase, Resource, Stage, cut, simulate
+
+from potstill.problem import Problem
+from potstill.run import read_json
 
 Figure = Mapping[str, Any]
 STORAGE = "storage"
@@ -24,10 +26,19 @@ PIECES = 100
 
 
 def growth_table(path: Path) -> str:
-    """The two smallest sizes say what a stage's work costs; the larger ones are simulated and compared."""
-    found = json.loads(path.read_text(encoding="utf-8"))
+    """The two smallest sizes say what a stage's work costs; the larger ones are simulated and compared.
+
+    Raises: Problem where there is no such file, or it holds fewer than three sizes.
+    """
+    found = read_json(path)
+    sizes = sorted({figure["prompts"] for figure in found["figures"]})
+    if len(sizes) < 3:
+        raise Problem(
+            f"{path} holds {len(sizes)} size(s); two say what the work costs, and a third is predicted",
+            "Measure with `python benchmarks/growth.py --times 1 3 10`.",
+        )
     lines = [
-        f"{found['machine']}; teacher {found['teacher']}.",
+        f"{found['machine']}; teacher {found['teacher']}. From {sizes[0]:,} and {sizes[1]:,} prompts:",
         "",
         "| stage | prompts | predicted, s | measured, s | off | predicted, CPU s | measured, CPU s | off |",
         "|---|---|---|---|---|---|---|---|",
@@ -74,19 +85,21 @@ class Rates:
 
     Args:
         tokens: stage → tokens a prompt. rate: stage → tokens a second. kept: bytes stored a token read.
-        fixed: seconds of the stages whose work does not grow with the prompts.
+        fixed: seconds of the stages whose work does not grow with the prompts. unmeasured: stages that grow, but
+        did nothing there (shipped answers). machine: where it ran. passes: over the answers, in training.
     """
 
     tokens: Mapping[str, float]
     rate: Mapping[str, float]
     kept: float
     fixed: Mapping[str, float]
+    unmeasured: Sequence[str]
+    machine: str
+    passes: float
 
 
 def rates_of(run: Path) -> Rates:
-    """Raises: Problem where a report is missing; a stage without a rate (shipped answers) is left out."""
-    from potstill.run import read_json
-
+    """Raises: Problem where a report is missing."""
     reports = {name: read_json(run / name / "report.json") for name in ("answers", "signals", "distill")}
     stages = read_json(run / "manifest.json")["stages"]
     prompts = reports["answers"]["answers"]
@@ -97,13 +110,26 @@ def rates_of(run: Path) -> Rates:
         {name: report["tokens_per_second"] for name, report in reports.items() if report["tokens_per_second"]},
         1e6 * reports["signals"]["megabytes"] / read,
         {name: stages[name]["seconds"] for name in ("vocab", "prune", "export") if name in stages},
+        [name for name, report in reports.items() if not report["tokens_per_second"]],
+        stages["distill"]["machine"],
+        reports["distill"]["passes"],
     )
 
 
 def run_table(run: Path, prompts: int, workers: int, storage: float) -> str:
     """What so many prompts would take on so many machines like the one of that run."""
     rates = rates_of(run)
-    lines = ["| stage | tokens/s measured | tokens | hours | storage busy |", "|---|---|---|---|---|"]
+    lines = [
+        f"{prompts:,} prompts, {workers} × ({rates.machine}), storage of {storage / 1e6:g} MB/s for all; "
+        f"{rates.passes:.1f} passes in training, as in that run, and what machines tell each other in it left out.",
+        "",
+        "| stage | tokens/s measured | tokens | hours | storage busy |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {name} | nothing was done there | {rates.tokens[name] * prompts:,.0f} | | |"
+            for name in rates.unmeasured
+        ),
+    ]
     for name, rate in rates.rate.items():
         tokens = rates.tokens[name] * prompts
         stored = {"signals": rates.kept, "distill": rates.kept}.get(name, 4.0)

@@ -6,4 +6,4 @@ import sys
 from pathlib import Path
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path += [str(BENCHMARKS), str(BENCHMARKS / "simulate")]
+sys.path += [str(BENCHMARKS), str(BENCHMARKS / "simulate"), str(BENCHMARKS / "peers" / "runners")]

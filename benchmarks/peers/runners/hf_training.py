@@ -76,7 +76,7 @@ def told(job: Job, loss: str, teacher: str) -> dict[str, str]:
 
 
 class Pacing(TrainerCallback):
-    """Tells every step; ends the training when the job's minutes are over.
+    """Tells every step; with minutes in the job, the clock sets the learning rate and ends the training, as in ours.
 
     Args:
         student: watched for the tokens that it reads, padding left out.
@@ -85,7 +85,7 @@ class Pacing(TrainerCallback):
     def __init__(self, job: Job, teller: Teller, student: PreTrainedModel) -> None:
         self.teller, self.tokens = teller, 0
         self.limit = None if job["minutes"] is None else 60 * job["minutes"]
-        self.steps = 0
+        self.steps, self.warmup = 0, job["warmup"]
         student.register_forward_pre_hook(self._read, with_kwargs=True)
 
     def _read(self, module: Any, arguments: Any, named: dict[str, Any]) -> None:
@@ -96,10 +96,20 @@ class Pacing(TrainerCallback):
         """Models are loaded."""
         self.teller.start()
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
         """A step is done; another one that would end nearer beyond the limit than before it is not begun."""
         self.steps += 1
         self.teller.step(self.tokens)
         used = self.teller.seconds()
-        if self.limit is not None and used + used / self.steps / 2 >= self.limit:
+        if self.limit is None:
+            return
+        rate = args.learning_rate * share_of_rate(used / self.limit, self.warmup)
+        for group in optimizer.param_groups:  # its scheduler, which counts steps, has set it just before
+            group["lr"] = rate
+        if used + used / self.steps / 2 >= self.limit:
             control.should_training_stop = True
+
+
+def share_of_rate(progress: float, warmup: float) -> float:
+    """Linear: up to 1 over the warm-up, down to 0 at the end; progress and warm-up are shares of the time."""
+    return min(progress / warmup if warmup else 1.0, max(0.0, (1 - progress) / (1 - warmup)))

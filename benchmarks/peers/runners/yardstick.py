@@ -1,11 +1,14 @@
 """What this machine can do at most, in the same conditions as everything else here: same threads, same moment.
 
 In:  a job with the seconds to spend.
-Out: peak rates of matrix products in float32 and bfloat16, and of copying memory.
+Out: the processor's name; peak rates of matrix products in float32 and bfloat16, and of copying memory.
 Does not know: models.
 """
 
 from __future__ import annotations
+
+import platform
+from pathlib import Path
 
 import torch
 from telling import Job, Teller, serve, versions
@@ -16,6 +19,7 @@ from potstill.machine import copy_gb_per_second, multiplication_gflops
 def main(job: Job, teller: Teller) -> None:
     """Measure the three."""
     teller.tell("versions", **versions("torch"))
+    teller.tell("machine", processor=processor(), units=torch.backends.cpu.get_cpu_capability())
     share = job["seconds"] / 3
     teller.tell(
         "limits",
@@ -23,6 +27,14 @@ def main(job: Job, teller: Teller) -> None:
         bfloat16=multiplication_gflops(torch.bfloat16, share),
         copied_gb_s=copy_gb_per_second(share),
     )
+
+
+def processor() -> str:
+    """As its maker calls it."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":
