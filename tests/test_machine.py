@@ -8,6 +8,7 @@ Does not know: how fast any machine is.
 from __future__ import annotations
 
 import ctypes
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,6 +97,15 @@ def test_a_probe_leaves_the_random_numbers_alone() -> None:
     machine.fastest_dtype(0.01)
 
     assert torch.equal(torch.rand(2), expected)
+
+
+def test_product_caches_are_bounded_unless_the_user_has_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LRU_CACHE_CAPACITY", "7")
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "")
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+    machine.bound_product_caches()
+    names = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+    assert [os.environ[name] for name in names] == [str(machine.PRODUCTS_KEPT), "7"]
 
 
 def test_peak_memory_rises_with_what_is_used_and_never_falls() -> None:

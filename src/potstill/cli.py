@@ -19,6 +19,7 @@ from potstill.cli_plan import minutes
 from potstill.cli_plan import register as register_plan
 from potstill.cli_use import progress as _progress
 from potstill.cli_use import register
+from potstill.machine import bound_product_caches
 from potstill.problem import Problem
 
 app = typer.Typer(
@@ -39,6 +40,7 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Entry point: every `Problem` becomes one line and exit code 1."""
+    bound_product_caches()
     try:
         app()
     except Problem as problem:

@@ -1,7 +1,7 @@
 """What this machine can do: cores, memory, disk, and how fast it multiplies and copies.
 
 In:  a number of seconds to spend on measuring; what the operating system says, container limits included.
-Out: a `Machine`; the number format that training is fastest in; the memory this process has used.
+Out: a `Machine`; the number format that training is fastest in; the memory this process has used, and a bound to it.
 Does not know: recipes, runs, models (only the shape of the multiplications that training is made of).
 """
 
@@ -25,6 +25,8 @@ COPIED_BYTES = 128 * 1024 * 1024
 """Larger than most caches, so that copying it measures memory."""
 WORTH_ROUNDING = 1.3
 """bfloat16 must be this much faster than float32 before its coarser numbers are worth it."""
+PRODUCTS_KEPT = 16
+"""Compiled products, up to 0.7 MB each: to compile one again costs nothing beside a product of hundreds of rows."""
 CGROUPS = Path("/sys/fs/cgroup")
 POWERCAP = Path("/sys/class/powercap")
 
@@ -64,15 +66,26 @@ def probe(seconds: float, folder: Path = Path()) -> Machine:
     )
 
 
+def bound_product_caches() -> None:
+    """Keep oneDNN and PyTorch from holding a compiled product for each of a thousand shapes; call it before torch.
+
+    Batches differ in length, and every length makes shapes of its own. What the user has set stays.
+    """
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, str(PRODUCTS_KEPT))
+
+
 def training_dtype(machine: Machine) -> str:
     """ "bfloat16" where it is clearly faster than float32, else "float32"."""
     return _faster(machine.float32_gflops, machine.bfloat16_gflops)
 
 
 def fastest_dtype(seconds: float = 0.2) -> str:
-    """As `training_dtype`, from a probe of `seconds` of the two multiplication rates alone."""
+    """As `training_dtype`, from a probe of `seconds` of the two multiplication rates alone. A GPU is asked instead."""
     import torch
 
+    if torch.cuda.is_available():
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     rates = [multiplication_gflops(dtype, seconds / 2) for dtype in (torch.float32, torch.bfloat16)]
     return _faster(*rates)
 

@@ -93,7 +93,7 @@ STAGES = (
         ("vocab", "signals"),
         lambda r: [r.prune, r.teacher, r.signals.batch_tokens, *_seed_of_random_weights(r)],
     ),
-    Stage("distill", "distill", ("prune", "signals"), lambda r: [r.distill, r.seed], format=4),
+    Stage("distill", "distill", ("prune", "signals"), lambda r: [r.distill, r.seed], format=5),
     Stage("export", "export", ("distill", "vocab"), lambda r: [r.export, r.name]),
     Stage("evaluate", "evaluate", ("answers", "signals", "prune", "distill", "export"), lambda r: r.evaluate, format=6),
     Stage(

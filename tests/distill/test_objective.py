@@ -12,7 +12,7 @@ from potstill.recipe import JointSection, LossesSection, TemperatureSection
 from potstill.signals.formats import HiddenRows, TopKRows, encode_topk
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 10, 100])
+@pytest.mark.parametrize("chunk", [1, 3, 10, 100])  # 1: gradients are gathered in two groups, the second smaller
 def test_chunked_is_plain(chunk: int) -> None:
     random = torch.Generator().manual_seed(0)
     states, weight = torch.randn(10, 8, generator=random), torch.randn(30, 8, generator=random)

@@ -213,8 +213,8 @@ class Consistency(Idle):
         Of the distribution that was drawn from, at its temperature. Activations are computed again in the backward
         pass: one batch of them is all that this loss ever adds to a step's memory.
         """
-        batch = collate(examples, range(len(examples)))
-        flat: Tensor = checkpoint(self._token_scores, batch, use_reentrant=False)
+        batch = {name: part.to(self.student.device) for name, part in collate(examples, range(len(examples))).items()}
+        flat: Tensor = checkpoint(self._token_scores, batch, use_reentrant=False).cpu()
         lengths = torch.tensor([example.rows for example in examples])
         mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
         return torch.zeros(mask.shape).masked_scatter(mask, flat), mask

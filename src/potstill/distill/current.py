@@ -49,7 +49,9 @@ class CurrentWriter:
 
     def write(self, requests: Sequence[Request]) -> list[Reply]:
         """A reply to each request, in their order."""
-        writer = BulkWriter(_in_dtype(plain_copy(self.student), self.dtype), self.tokenizer)
+        copy = _in_dtype(plain_copy(self.student), self.dtype)
+        nn.Module.to(copy, "cpu")  # where `BulkWriter` writes
+        writer = BulkWriter(copy, self.tokenizer)
         seeds = [sampling.seed for _, sampling in requests]
         replies = dict(writer.batch([messages for messages, _ in requests], requests[0][1], seeds))
         return [replies[place] for place in range(len(requests))]

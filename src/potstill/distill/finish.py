@@ -121,7 +121,7 @@ class Finish(Idle):
         """Scales from the C code, kept in a file named by the step that they begin with."""
         weights = quantised(self.student, self.section.type)
         self._scales = {
-            name: searched_scales(weight.detach(), self.section.type).to(weight.device)
+            name: searched_scales(weight.detach().cpu(), self.section.type).to(weight.device)
             for name, weight in weights.items()
         }
         self._take = take

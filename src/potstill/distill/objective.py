@@ -21,6 +21,10 @@ from potstill.signals.formats import Rows
 RowLosses = Callable[[Tensor, slice], Mapping[str, Tensor]]
 """From logits [n, V] of some rows to each loss [n]."""
 
+GATHERED = 8
+"""Chunks whose gradients wait for one product with the head's inputs: each product writes all of the head's gradient,
+which costs more than computing it where the rows are few."""
+
 
 @dataclass(frozen=True)
 class Lesson:
@@ -73,10 +77,11 @@ def position_weights(
 
 
 class _ChunkedHead(torch.autograd.Function):
-    """Losses and gradients chunk by chunk, so that only `chunk` rows of logits ever exist.
+    """Losses and gradients chunk by chunk, so that only `chunk` rows of logits ever exist in float32.
 
-    Forward computes the gradients too (the loss is a sum, its outer gradient a scalar), which spares a second
-    computation of the logits. Source of the idea: fused linear losses, arXiv:2410.10989; for KD, arXiv:2608.03796.
+    Their gradients are kept in `dtype` for `GATHERED` chunks at most. Forward computes the gradients too (the loss is a
+    sum, its outer gradient a scalar), which spares a second computation of the logits. Source of the idea: fused linear
+    losses, arXiv:2410.10989; for KD, arXiv:2608.03796.
     """
 
     @staticmethod
@@ -89,26 +94,26 @@ class _ChunkedHead(torch.autograd.Function):
         chunk: int,
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
-        head = weight.detach().to(dtype)
+        head, inputs = weight.detach().to(dtype), states.detach().to(dtype)
         total = states.new_zeros((), dtype=torch.float32)
         sums = states.new_zeros(len(weights), dtype=torch.float32)
         state_gradient = torch.empty_like(states)
         # None where the head is frozen: in a small student it would be the largest product of the step.
         weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        for begin in range(0, len(states), chunk):
-            rows = slice(begin, min(begin + chunk, len(states)))
-            part = states[rows].detach().to(dtype)
-            with torch.enable_grad():
-                logits = (part @ head.T).float().requires_grad_()
-                each = losses(logits, rows)
-                value = torch.stack([(weights[name][rows] * each[name]).sum() for name in weights]).sum()
-                (gradient,) = torch.autograd.grad(value, logits)
-            total += value.detach()
-            sums += torch.stack([each[name].detach()[weights[name][rows] != 0].sum() for name in weights])
-            gradient = gradient.to(dtype)
-            state_gradient[rows] = (gradient @ head).to(states.dtype)
+        for group in _slices(0, len(states), GATHERED * chunk):
+            gathered = inputs.new_empty(group.stop - group.start, len(head))
+            for rows in _slices(group.start, group.stop, chunk):
+                with torch.enable_grad():
+                    logits = (inputs[rows] @ head.T).float().requires_grad_()
+                    each = losses(logits, rows)
+                    value = torch.stack([(weights[name][rows] * each[name]).sum() for name in weights]).sum()
+                    (gradient,) = torch.autograd.grad(value, logits)
+                total += value.detach()
+                sums += torch.stack([each[name].detach()[weights[name][rows] != 0].sum() for name in weights])
+                part = gathered[rows.start - group.start : rows.stop - group.start]
+                state_gradient[rows] = part.copy_(gradient) @ head
             if weight_gradient is not None:
-                weight_gradient += gradient.T @ part
+                weight_gradient += gathered.T @ inputs[group]
         ctx.save_for_backward(state_gradient, None if weight_gradient is None else weight_gradient.to(weight.dtype))
         ctx.mark_non_differentiable(sums)
         return total, sums
@@ -118,6 +123,11 @@ class _ChunkedHead(torch.autograd.Function):
         state_gradient, weight_gradient = ctx.saved_tensors
         to_weight = None if weight_gradient is None else weight_gradient * outer[0]
         return state_gradient * outer[0], to_weight, None, None, None, None
+
+
+def _slices(begin: int, end: int, size: int) -> list[slice]:
+    """Neighbours of at most `size`."""
+    return [slice(start, min(start + size, end)) for start in range(begin, end, size)]
 
 
 def head_losses(

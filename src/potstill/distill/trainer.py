@@ -39,6 +39,7 @@ from potstill.distill.shares import gradient_shares
 from potstill.distill.state import load_state, save_state
 from potstill.distill.tail import kept_positions
 from potstill.distill.trained import load_weights, save_weights
+from potstill.distill.working import read_in
 from potstill.losses import hidden_cosine
 from potstill.models.anatomy import body, head_weight
 from potstill.models.attention import attention_maps
@@ -184,10 +185,13 @@ class DistillTrainer(Trainer):
         seed: int,
         companions: Sequence[Companion] = (),
     ) -> None:
+        store = store.on(arguments.device)
         self.student, self.store, self.section, self.pace, self.meter = student, store, section, pace, Meter()
         self.seed, self.going = seed, Going(companions, pace.clock)
         self.batches = self._batches()
         self.match = HiddenMatch.between(student, store, section.hidden_pairs)
+        for projection in self.match.projections.values():
+            projection.to(arguments.device)
         self.attention = AttentionMatch.between(student, store, section.attention_pairs)
         super().__init__(model=student, args=arguments, callbacks=[pace, self.going])
         self.remove_callback(PrinterCallback)
@@ -261,7 +265,7 @@ class DistillTrainer(Trainer):
             self.match.empty_gradients()
         measured = self._measures_shares()
         replaced = self.going.batch()
-        inputs, teacher = replaced or (inputs, None)
+        inputs, teacher = (self._prepare_inputs(replaced[0]), replaced[1]) if replaced else (inputs, None)
         positions = inputs["labels"].numel()
         seen = self._student_sees(model, inputs, matched=teacher is None)
         lesson = self._lesson(inputs, teacher)
@@ -301,12 +305,8 @@ class DistillTrainer(Trainer):
         ids, rows = inputs["input_ids"], inputs["rows"]
         pairs = self.match.pairs if matched else ()
         student = self.accelerator.unwrap_model(model)
-        # Accelerate puts autocast around the whole model's forward, which is not what is called here.
-        with (
-            torch.autocast(ids.device.type, self._dtype, enabled=self._dtype != torch.float32),
-            attention_maps(student, self.attention.layers if matched else ()) as maps,
-        ):
-            output = body(student)(input_ids=ids, use_cache=False, output_hidden_states=bool(pairs))
+        with attention_maps(student, self.attention.layers if matched else ()) as maps:
+            output = read_in(self._dtype, body(student), ids, output_hidden_states=bool(pairs))
 
         def at_rows(states: Tensor) -> Tensor:
             return states.flatten(0, 1)[rows]

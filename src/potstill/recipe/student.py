@@ -239,7 +239,7 @@ class DistillSection(Section):
     finish: FinishSection = Field(default_factory=lambda: FinishSection.model_validate({}))
     adapter: AdapterSection = Field(default_factory=lambda: AdapterSection.model_validate({}))
     checkpoint_seconds: float = Field(120.0, gt=0.0, description="Time between checkpoints.")
-    chunk_rows: int = Field(256, ge=1, description="Answer positions whose logits exist at the same time.")
+    chunk_rows: int = Field(128, ge=1, description="Answer positions whose logits exist at the same time.")
 
     @model_validator(mode="after")
     def _teaches_something(self) -> DistillSection:

@@ -1,0 +1,33 @@
+"""The student's body at work in another number format than the one its weights are trained in.
+
+In:  a body with float32 weights, token ids.
+Out: its output; gradients arrive in float32, at the float32 weights.
+Does not know: losses, optimisers, batches.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+
+def read_in(dtype: torch.dtype, body: nn.Module, ids: Tensor, **wanted: Any) -> Any:
+    """One forward pass.
+
+    In bfloat16 everything is rounded, as in a model that was loaded so: the weights once a pass, by a copy that the
+    gradients flow back through. Autocast keeps in float32 what lies between the products: slower, and on a real student
+    no nearer to float32's gradients. float16, which lacks the range for that, keeps it.
+
+    Args:
+        body: whatever of it is no floating-point number (packed weights) stays as it is. ids: [B, T].
+        wanted: what else its forward takes.
+    """
+    arguments = {"input_ids": ids, "use_cache": False, **wanted}
+    if dtype == torch.bfloat16:
+        weights = {name: weight.to(dtype) for name, weight in body.named_parameters() if weight.is_floating_point()}
+        return functional_call(body, weights, (), arguments)
+    with torch.autocast(ids.device.type, dtype, enabled=dtype != torch.float32):
+        return body(**arguments)
