@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,6 +117,15 @@ def test_peak_memory_rises_with_what_is_used_and_never_falls() -> None:
 
     assert during > before
     assert machine.peak_memory_mb() > 0.99 * during  # the kernel counts in batches
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep the peak of a process for good")
+def test_a_peak_that_is_forgotten_is_counted_anew() -> None:
+    block = torch.ones(100_000_000)
+    during = machine.peak_memory_mb()
+    del block
+    machine.forget_peak()
+    assert machine.peak_memory_mb() < during - 300
 
 
 def test_energy_is_the_sum_of_the_packages(tmp_path: Path) -> None:

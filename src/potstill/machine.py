@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -154,7 +155,7 @@ def disk_free_mb(folder: Path) -> float:
 
 
 def peak_memory_mb() -> float:
-    """Largest resident memory of this process so far, MB.
+    """Largest resident memory of this process so far, or since `forget_peak`, MB.
 
     Linux: VmHWM, since ru_maxrss is inherited from the parent and so may tell of another program.
     """
@@ -165,6 +166,20 @@ def peak_memory_mb() -> float:
 
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return largest / 1e6 if sys.platform == "darwin" else largest * 1024 / 1e6
+
+
+def forget_peak() -> None:
+    """Give back what is free, and let `peak_memory_mb` begin anew; on other systems than Linux it goes on."""
+    return_memory()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def return_memory() -> None:
+    """Ask the C library to give freed memory back to the system (only glibc keeps it)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
 
 
 def resident_memory_mb() -> float:

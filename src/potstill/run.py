@@ -23,7 +23,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from potstill.machine import peak_memory_mb, usable_cores
+from potstill.machine import forget_peak, peak_memory_mb, usable_cores
 from potstill.problem import Problem
 from potstill.progress import Progress, Silent
 from potstill.recipe import Recipe, validate_recipe
@@ -128,6 +128,7 @@ class Run:
         partial.mkdir(parents=True, exist_ok=True)
         write_text(stamp, fingerprint)
         started, before = time.monotonic(), _seconds_spent(partial)
+        forget_peak()  # an earlier stage's is not this one's
         try:
             yield partial
         except BaseException:

@@ -25,6 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from potstill.machine import return_memory
 from potstill.models import library
 from potstill.models.completion import Answer, Piece, Wishes, Writing, pieces_of_text
 from potstill.models.completion import Reply as Reply
@@ -150,7 +151,7 @@ class Engine:
         _open_engines.discard(self)
         self._socket.close()
         gc.collect()
-        library.return_memory()
+        return_memory()
 
     def __enter__(self) -> Self:
         return self

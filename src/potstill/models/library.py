@@ -83,13 +83,6 @@ def silence(library: ctypes.CDLL) -> None:
     library.llama_log_set(ctypes.cast(ctypes.CDLL(None).abs, ctypes.c_void_p), None)
 
 
-def return_memory() -> None:
-    """Ask the C library to give freed memory back to the system (only glibc keeps it)."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
 def _import() -> ModuleType:
     try:
         return importlib.import_module("xllamacpp")

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from potstill.machine import return_memory
 from potstill.models import library
 from potstill.models.gguf_adapter import parts_of
 from potstill.problem import Problem
@@ -194,7 +195,7 @@ class LlamaReader:
             self._llama.llama_free(self._context)
             self._llama.llama_model_free(self._model)
             self._context = self._model = None
-            library.return_memory()
+            return_memory()
 
     def __enter__(self) -> Self:
         return self
