@@ -260,7 +260,8 @@ def _converse(
         report.turns += 1
         patience = draw.randint(1, 20) if draw.random() < BROKEN_OFF else None
         try:
-            conversation.ask(draw.choice(questions), _Reader(patience))
+            # A text of its own each time, as people's are: Python keeps things with a text once it was used.
+            conversation.ask(draw.choice(questions).encode().decode(), _Reader(patience))
         except _StoppedReading:
             report.broken_off += 1
         except (Problem, RuntimeError, OSError) as error:
