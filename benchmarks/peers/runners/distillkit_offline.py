@@ -24,11 +24,11 @@ from distillkit.configuration import DistillationRunConfig
 from distillkit.sample_common import compressed_logit_schema
 from distillkit.signals import OfflineSignalSource
 from distillkit.trainer import DistillationTrainer
-from hf_training import IGNORED, Pacing, Row, collate, common_arguments, read_rows, told
+from hf_training import IGNORED, Pacing, Row, collate, common_arguments, read_rows, run_to_the_end, told
 from pyarrow import parquet
 from telling import Job, Teller, serve, versions
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, PrinterCallback, logging
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, logging
 from trl import SFTConfig
 
 RECOMMENDED = {
@@ -148,10 +148,7 @@ def train(job: Job, teller: Teller) -> None:
         processing_class=PreTrainedTokenizerFast.from_pretrained(job["student"]),
         callbacks=[Pacing(job, teller, student)],
     )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    if job["save"]:
-        trainer.save_model(job["save"])
+    run_to_the_end(trainer, job)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from telling import Job, Teller
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 
 Row = dict[str, Any]
 IGNORED = -100
@@ -73,6 +73,14 @@ def told(job: Job, loss: str, teacher: str) -> dict[str, str]:
         "dtype": f"{job['dtype']} over float32 weights",
         "batch": f"{job['batch']} answers",
     }
+
+
+def run_to_the_end(trainer: Any, job: Job) -> None:
+    """Quietly; keeps the student where the job says so."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    if job["save"]:
+        trainer.save_model(job["save"])
 
 
 class Pacing(TrainerCallback):

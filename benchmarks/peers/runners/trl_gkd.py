@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import torch
 from datasets import Dataset
-from hf_training import Pacing, collate, common_arguments, read_rows, told
+from hf_training import Pacing, collate, common_arguments, read_rows, run_to_the_end, told
 from telling import Job, Teller, serve, versions
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, PrinterCallback, logging
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, logging
 from trl.experimental.gkd import GKDConfig, GKDTrainer
 
 
@@ -40,10 +40,7 @@ def main(job: Job, teller: Teller) -> None:
         processing_class=PreTrainedTokenizerFast.from_pretrained(job["student"]),
         callbacks=[Pacing(job, teller, student)],
     )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    if job["save"]:
-        trainer.save_model(job["save"])
+    run_to_the_end(trainer, job)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Several engines of one model: many conversations at once, each reply the same as if it had been asked alone.
 
 In:  a GGUF, conversations (or plain texts to be written on) with their sampling settings.
-Out: replies, as they are finished; token ids of prompts; what the model's template makes of a conversation.
+Out: replies, as they are finished; token ids of prompts.
 Does not know: recipes, runs, what the replies are for.
 
 llama.cpp's slots put several conversations into one matrix product, and its rounding depends on who else is in it:
@@ -73,11 +73,6 @@ class Team:
         finally:
             if not all(future.done() for future in futures):
                 self.close()
-
-    def render(self, messages: Messages) -> str:
-        """What the model's own chat template makes of a conversation, up to where the answer begins."""
-        with self._member() as engine:
-            return engine.render(messages)
 
     def prompt_ids(self, conversations: Sequence[Messages]) -> list[list[int]]:
         """Token ids of every conversation with everything its template adds, up to where the answer begins."""
