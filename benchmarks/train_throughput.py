@@ -1,7 +1,8 @@
 """How fast the student trains, against this machine's own GEMM peak.
 
 Builds a student of the recipe's shape with random weights (speed does not depend on them) and random signals, trains a
-few steps in each dtype with the peak measured after every one, prints one table:  python benchmarks/train_throughput.py
+few steps in each dtype with the peak measured after every one, prints one table, and one of what attention alone costs:
+python benchmarks/train_throughput.py
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 from rich.console import Console
+from torch.nn import functional
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from potstill.distill import Log, training_arguments
@@ -23,6 +25,7 @@ from potstill.distill.schedule import StepCount
 from potstill.distill.trainer import DistillTrainer, Pace
 from potstill.machine import multiplication_gflops, peak_memory_mb
 from potstill.models.anatomy import body
+from potstill.models.causal import causal_attention
 from potstill.models.examples import Example
 from potstill.progress import Silent
 from potstill.recipe import load_recipe
@@ -48,6 +51,11 @@ def main() -> None:
             rows.append(measure(recipe, store, Path(folder), dtype, arguments.layers, arguments.ffn))
     columns = ["dtype", "tokens/s", "GFLOP/s", "GEMM peak", "share of peak", "peak memory so far, MB"]
     Console().print(table(f"A {arguments.layers} × {arguments.ffn} student learns", columns, rows))
+    columns = ["sequences", "fused kernel, ms", "plain products, ms", "ratio"]
+    shapes = [(6, 160), (3, 320), (2, 512)]
+    Console().print(
+        table("Gradient of a layer's attention, bfloat16", columns, [attention(*shape) for shape in shapes])
+    )
 
 
 def measure(recipe, store, folder: Path, dtype: str, layers: int, ffn: int) -> list[str]:
@@ -91,6 +99,26 @@ def measure(recipe, store, folder: Path, dtype: str, layers: int, ffn: int) -> l
     achieved = operations / measured / 1e9
     memory = f"{peak_memory_mb():.0f}"
     return [dtype, f"{tokens / measured:.0f}", f"{achieved:.0f}", f"{peak:.0f}", f"{achieved / peak:.0%}", memory]
+
+
+def attention(answers: int, tokens: int, rounds: int = 9) -> list[str]:
+    """Medians, taken in turn."""
+    sizes = [(answers, heads, tokens, 64) for heads in (14, 2, 2)]
+    inputs = [torch.randn(size, dtype=torch.bfloat16).requires_grad_() for size in sizes]
+    direction = torch.randn(sizes[0], dtype=torch.bfloat16)
+    ways = {
+        "fused": lambda: functional.scaled_dot_product_attention(*inputs, is_causal=True, enable_gqa=True),
+        "products": lambda: causal_attention(*inputs, 64**-0.5),
+    }
+    seconds = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, attend in ways.items():
+            seen = attend()
+            started = time.perf_counter()
+            torch.autograd.grad(seen, inputs, direction)
+            seconds[name].append(time.perf_counter() - started)
+    fused, products = (1000 * statistics.median(seconds[name][1:]) for name in ways)
+    return [f"{answers} × {tokens}", f"{fused:.1f}", f"{products:.1f}", f"{fused / products:.2f}"]
 
 
 def random_store(folder: Path, batch_tokens: int, batches: int) -> SignalStore:

@@ -8,6 +8,7 @@ Does not know: how fast any machine is.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import sys
 from dataclasses import replace
@@ -136,6 +137,34 @@ def test_energy_is_the_sum_of_the_packages(tmp_path: Path) -> None:
     assert machine.energy_joules(tmp_path / "none") is None
     write(tmp_path / "intel-rapl:1", energy_uj="unreadable")
     assert machine.energy_joules(tmp_path) is None
+
+
+@pytest.mark.skipif(machine.heap_in_use_mb() is None, reason="this C library does not tell")
+def test_measuring_leaves_nothing_behind() -> None:
+    machine.heap_in_use_mb()
+    gc.collect()
+    before = sys.getallocatedblocks()
+    for _ in range(100):
+        machine.heap_in_use_mb()
+    gc.collect()
+    assert sys.getallocatedblocks() - before < 10
+
+
+@pytest.mark.skipif(not hasattr(machine._c_function("mallopt"), "restype"), reason="this C library can't be told")
+def test_what_is_freed_is_kept_for_what_is_asked_for_next() -> None:
+    import resource
+
+    def faults() -> int:
+        """Pages that the system gave out for 400 MB, taken in pieces of 20 and freed."""
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        pieces = [torch.ones(5_000_000) for _ in range(20)]
+        del pieces
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    with machine.freed_memory_kept():
+        first, again = faults(), faults()
+    assert again < first / 2
+    assert faults() > first / 2  # all went back
 
 
 @pytest.mark.skipif(machine.heap_in_use_mb() is None, reason="this C library does not tell")

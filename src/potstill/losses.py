@@ -34,8 +34,7 @@ def dense_sides(teacher_logits: Tensor, student_logits: Tensor, temperature: flo
     Raises: ValueError where shapes differ.
     """
     _same_shape(teacher_logits, student_logits)
-    teacher = functional.log_softmax(teacher_logits.detach().float() / temperature, dim=-1)
-    return teacher, functional.log_softmax(student_logits.float() / temperature, dim=-1)
+    return _softened(teacher_logits.detach(), temperature), _softened(student_logits, temperature)
 
 
 def bucket_sides(
@@ -59,7 +58,7 @@ def bucket_sides(
     scaled = log_probabilities.detach().float() / temperature
     normaliser = torch.logaddexp(scaled.logsumexp(dim=-1), rest.float())[:, None]
     teacher = scaled - normaliser
-    student = functional.log_softmax(student_logits.float() / temperature, dim=-1)
+    student = _softened(student_logits, temperature)
     kept = student.gather(1, ids.long())
     if ids.shape[1] == student_logits.shape[1]:
         return teacher, kept
@@ -70,7 +69,8 @@ def bucket_sides(
 
 def kl(ours: Tensor, theirs: Tensor) -> Tensor:
     """KL(ours ‖ theirs) at each position, from log-probabilities [N, C]. Returns: [N], 0 exactly where equal."""
-    return (ours.exp() * (ours - theirs)).sum(dim=-1)
+    each: Tensor = torch.linalg.vecdot(ours.exp(), ours - theirs)
+    return each
 
 
 def jensen_shannon(teacher: Tensor, student: Tensor, mixture: float) -> Tensor:
@@ -190,6 +190,11 @@ def attention_kl(teacher_map: Tensor, student_map: Tensor) -> Tensor:
     student = student_map.float().clamp(min=torch.finfo(torch.float32).tiny)
     each: Tensor = torch.special.xlogy(teacher, teacher) - teacher * student.log()
     return each.sum(dim=-1)
+
+
+def _softened(logits: Tensor, temperature: float) -> Tensor:
+    """Log-probabilities in float32. Dividing by 1 would be one more pass over all of them, and one back."""
+    return functional.log_softmax(logits.float() if temperature == 1.0 else logits.float() / temperature, dim=-1)
 
 
 def _mixture(teacher: Tensor, student: Tensor, share: float) -> Tensor:

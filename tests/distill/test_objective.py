@@ -2,31 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
 import torch
 
-from potstill.distill.objective import head_losses, position_weights
+from potstill.distill import objective
+from potstill.distill.objective import Lesson, head_losses, position_weights
 from potstill.distill.schedule import Clock, StepCount, learning_rate_factor, temperature_at
 from potstill.losses import cross_entropy, forward_kl
 from potstill.recipe import JointSection, LossesSection, TemperatureSection
 from potstill.signals.formats import HiddenRows, TopKRows, encode_topk
 
 
+@dataclass
+class Exercise:
+    """Losses by hand, over numbered rows."""
+
+    by_row: Callable[[torch.Tensor, Any], dict[str, torch.Tensor]]
+    weights: dict[str, torch.Tensor]
+    divisible: bool = True
+    numbers: torch.Tensor | None = None
+
+    def at(self, rows: slice) -> Exercise:
+        everything = torch.arange(10) if self.numbers is None else self.numbers
+        weights = {name: weight[rows] for name, weight in self.weights.items()}
+        return Exercise(self.by_row, weights, self.divisible, everything[rows])
+
+    def losses(self, logits: torch.Tensor, rows: slice) -> dict[str, torch.Tensor]:
+        assert self.numbers is not None
+        return self.by_row(logits, self.numbers[rows])
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 10, 100])  # 1: gradients are gathered in two groups, the second smaller
-def test_chunked_is_plain(chunk: int) -> None:
+@pytest.mark.parametrize(("cached", "divisible"), [(1, True), (60, True), (2**18, True), (1, False)])  # 1, 2, all, all
+def test_chunked_is_plain(monkeypatch: pytest.MonkeyPatch, chunk: int, cached: int, divisible: bool) -> None:
     random = torch.Generator().manual_seed(0)
     states, weight = torch.randn(10, 8, generator=random), torch.randn(30, 8, generator=random)
     teacher, tokens = torch.randn(10, 30, generator=random), torch.randint(0, 30, (10,), generator=random)
     weights = {"kl": torch.rand(10, generator=random), "ce": torch.tensor([0.0, 2.0] * 5)}
 
-    def losses(logits: torch.Tensor, rows: slice) -> dict[str, torch.Tensor]:
+    def losses(logits: torch.Tensor, rows: Any) -> dict[str, torch.Tensor]:
         return {"kl": forward_kl(teacher[rows], logits, 2.0), "ce": cross_entropy(logits, tokens[rows])}
 
+    monkeypatch.setattr(objective, "CACHED", cached)
     results = []
     for chunked in (True, False):
         s, w = states.clone().requires_grad_(), weight.clone().requires_grad_()
         if chunked:
-            total, sums = head_losses(s, w, losses, weights, chunk, torch.float32)
+            total, sums = head_losses(s, w, Exercise(losses, weights, divisible), chunk, torch.float32)
         else:
             each = losses(s @ w.T, slice(None))
             total = sum(weights[name] @ value for name, value in each.items())
@@ -39,11 +65,26 @@ def test_chunked_is_plain(chunk: int) -> None:
 
 def test_without_weights_there_is_no_loss_and_no_gradient() -> None:
     states, weight = torch.randn(4, 8, requires_grad=True), torch.randn(30, 8, requires_grad=True)
-    total, sums = head_losses(states, weight, lambda logits, rows: {}, {}, 2, torch.float32)
+    total, sums = head_losses(states, weight, Exercise(lambda logits, rows: {}, {}), 2, torch.float32)
     total.backward()
     assert (float(total.detach()), sums) == (0.0, {})
     assert states.grad is not None
     assert not states.grad.any()
+
+
+@pytest.mark.parametrize("kind", ["all logits", "topk"])
+def test_part_of_a_lesson_is_that_part_of_the_whole(kind: str) -> None:
+    random = torch.Generator().manual_seed(0)
+    teacher, student = torch.randn(9, 20, generator=random), torch.randn(9, 20, generator=random)
+    arrays = encode_topk(teacher, torch.eye(20), 5, (2.0,))
+    topk = TopKRows(arrays["topk.ids"], arrays["topk.log_probabilities"], {2.0: arrays["topk.rests"][:, 0]})
+    rows = {"all logits": HiddenRows(teacher, torch.eye(20)), "topk": topk}[kind]
+    section, tokens = LossesSection(reverse_kl=0.5, cross_entropy=0.1), torch.arange(9)
+    lesson = Lesson(rows, tokens, 2.0, section, {name: torch.arange(9.0) for name in section.weights()})
+    part, whole = lesson.at(slice(2, 8)), lesson.losses(student, slice(None))
+    assert all(torch.equal(part.weights[name], lesson.weights[name][2:8]) for name in whole)
+    for name, found in part.losses(student[3:6], slice(1, 4)).items():
+        torch.testing.assert_close(found, whole[name][3:6])
 
 
 def test_what_each_position_teaches() -> None:

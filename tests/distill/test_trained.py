@@ -18,12 +18,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 import potstill.distill.trainer
 from potstill.distill import newest_checkpoint
-from potstill.distill.objective import head_losses
+from potstill.distill.objective import Lesson, head_losses
 from potstill.distill.trained import load_weights, merge, plain_copy, prepare_student, save_weights
 from potstill.models.anatomy import head_weight
 from potstill.models.checkpoint import save_checkpoint
 from potstill.problem import Problem
-from potstill.recipe import DistillSection
+from potstill.recipe import DistillSection, LossesSection
+from potstill.signals.formats import HiddenRows
 from tiny import build_model
 
 KINDS = ("all", "feed-forward", "lora", "nf4-lora")
@@ -256,11 +257,12 @@ def test_a_copy_of_a_student_in_training_is_not_the_student(tiny_model: PreTrain
 def test_a_frozen_head_gets_no_gradient_and_the_states_the_same_one() -> None:
     random = torch.Generator().manual_seed(0)
     states, weight = torch.randn(10, 8, generator=random), torch.randn(30, 8, generator=random)
+    teacher = HiddenRows(torch.randn(10, 8, generator=random), torch.randn(30, 8, generator=random))
+    lesson = Lesson(teacher, torch.zeros(10).long(), 1.0, LossesSection(), {"forward_kl": torch.ones(10)})
     gradients = []
     for trained in (True, False):
         own, head = states.clone().requires_grad_(), weight.clone().requires_grad_(trained)
-        ones = {"sum": torch.ones(10)}
-        total, _ = head_losses(own, head, lambda rows, _: {"sum": rows.logsumexp(-1)}, ones, 3, torch.float32)
+        total, _ = head_losses(own, head, lesson, 3, torch.float32)
         total.backward()
         assert (head.grad is not None) == trained
         gradients.append(own.grad)

@@ -27,12 +27,15 @@ def test_it_is_a_model_loaded_in_bfloat16(tiny_model: PreTrainedModel) -> None:
     loaded = copy.deepcopy(tiny_model)
     for weight in loaded.parameters():  # `loaded.bfloat16()` would round the rotary frequencies too
         weight.data = weight.data.bfloat16()
-    expected = learn(loaded, body(loaded)(input_ids=IDS, use_cache=False).last_hidden_state)
-    found = learn(tiny_model, read_in(torch.bfloat16, body(tiny_model), IDS).last_hidden_state)
+    states = body(loaded)(input_ids=IDS, use_cache=False).last_hidden_state
+    ours = read_in(torch.bfloat16, body(tiny_model), IDS).last_hidden_state
+    assert torch.equal(ours, states)
+    expected, found = learn(loaded, states), learn(tiny_model, ours)
     assert found.keys() == expected.keys() == dict(body(tiny_model).named_parameters()).keys()
+    # Not equal: attention's are made of other products, the embedding's are added up in float32.
     for name, gradient in found.items():
         assert gradient.dtype == torch.float32
-        assert torch.equal(gradient, expected[name].float())
+        assert float((gradient - expected[name].float()).norm() / gradient.norm()) < 0.05
     assert all(weight.dtype == torch.float32 for weight in tiny_model.parameters())
 
 

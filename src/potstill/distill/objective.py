@@ -7,9 +7,9 @@ Does not know: batches, padding, optimisers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,12 +18,30 @@ from potstill.losses import cross_entropy
 from potstill.recipe import JointSection, LossesSection
 from potstill.signals.formats import Rows
 
-RowLosses = Callable[[Tensor, slice], Mapping[str, Tensor]]
-"""From logits [n, V] of some rows to each loss [n]."""
+CACHED = 2**18
+"""Logits of a few rows, 1 MB in float32: what stays in a core's own cache from one operation to the next."""
 
 GATHERED = 8
 """Chunks whose gradients wait for one product with the head's inputs: each product writes all of the head's gradient,
 which costs more than computing it where the rows are few."""
+
+
+class Taught(Protocol):
+    """What N rows of logits are trained on."""
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """Name → [N] weight of that loss at each row."""
+
+    @property
+    def divisible(self) -> bool:
+        """A few of the rows that `at` gives cost no more than their share."""
+
+    def at(self, rows: slice) -> Taught:
+        """Those rows alone, ready to be asked."""
+
+    def losses(self, logits: Tensor, rows: slice) -> Mapping[str, Tensor]:
+        """From logits [n, V] of some rows to each loss [n]."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +58,16 @@ class Lesson:
     temperature: float
     section: LossesSection
     weights: Mapping[str, Tensor]
+
+    @property
+    def divisible(self) -> bool:
+        """As the teacher's rows are."""
+        return self.teacher.divisible
+
+    def at(self, rows: slice) -> Lesson:
+        """What those positions teach."""
+        weights = {name: weight[rows] for name, weight in self.weights.items()}
+        return replace(self, teacher=self.teacher.at(rows), tokens=self.tokens[rows], weights=weights)
 
     def losses(self, logits: Tensor, rows: slice) -> dict[str, Tensor]:
         """Each loss that counts anywhere, [n], not weighted."""
@@ -77,7 +105,7 @@ def position_weights(
 
 
 class _ChunkedHead(torch.autograd.Function):
-    """Losses and gradients chunk by chunk, so that only `chunk` rows of logits ever exist in float32.
+    """Losses and gradients chunk by chunk, so that only `chunk` rows of logits ever exist, and few in float32.
 
     Their gradients are kept in `dtype` for `GATHERED` chunks at most. Forward computes the gradients too (the loss is a
     sum, its outer gradient a scalar), which spares a second computation of the logits. Source of the idea: fused linear
@@ -86,43 +114,51 @@ class _ChunkedHead(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        states: Tensor,
-        weight: Tensor,
-        losses: RowLosses,
-        weights: Mapping[str, Tensor],
-        chunk: int,
-        dtype: torch.dtype,
+        ctx: Any, states: Tensor, weight: Tensor, taught: Taught, chunk: int, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
         head, inputs = weight.detach().to(dtype), states.detach().to(dtype)
-        total = states.new_zeros((), dtype=torch.float32)
-        sums = states.new_zeros(len(weights), dtype=torch.float32)
+        sums = states.new_zeros(len(taught.weights) + 1, dtype=torch.float32)
         state_gradient = torch.empty_like(states)
         # None where the head is frozen: in a small student it would be the largest product of the step.
-        weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        weight_gradient: Tensor | None = None
         for group in _slices(0, len(states), GATHERED * chunk):
             gathered = inputs.new_empty(group.stop - group.start, len(head))
             for rows in _slices(group.start, group.stop, chunk):
-                with torch.enable_grad():
-                    logits = (inputs[rows] @ head.T).float().requires_grad_()
-                    each = losses(logits, rows)
-                    value = torch.stack([(weights[name][rows] * each[name]).sum() for name in weights]).sum()
-                    (gradient,) = torch.autograd.grad(value, logits)
-                total += value.detach()
-                sums += torch.stack([each[name].detach()[weights[name][rows] != 0].sum() for name in weights])
                 part = gathered[rows.start - group.start : rows.stop - group.start]
-                state_gradient[rows] = part.copy_(gradient) @ head
-            if weight_gradient is not None:
-                weight_gradient += gathered.T @ inputs[group]
-        ctx.save_for_backward(state_gradient, None if weight_gradient is None else weight_gradient.to(weight.dtype))
-        ctx.mark_non_differentiable(sums)
-        return total, sums
+                torch.matmul(inputs[rows], head.T, out=part)
+                sums += _to_gradients(part, taught.at(rows))
+                state_gradient[rows] = part @ head
+            if ctx.needs_input_grad[1]:
+                product = gathered.T @ inputs[group]
+                weight_gradient = product.to(weight.dtype) if weight_gradient is None else weight_gradient.add_(product)
+        ctx.save_for_backward(state_gradient, weight_gradient)
+        ctx.mark_non_differentiable(each := sums[1:].clone())
+        return sums[0].clone(), each
 
     @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, None]:
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         state_gradient, weight_gradient = ctx.saved_tensors
         to_weight = None if weight_gradient is None else weight_gradient * outer[0]
-        return state_gradient * outer[0], to_weight, None, None, None, None
+        return state_gradient * outer[0], to_weight, None, None, None
+
+
+def _to_gradients(logits: Tensor, taught: Taught) -> Tensor:
+    """Exchange logits [n, V] for the gradient of their weighted losses, in place.
+
+    Returns: the weighted sum of all losses, then each loss's own, unweighted, where it has a weight.
+    """
+    few = max(1, CACHED // logits.shape[1]) if taught.divisible and logits.device.type == "cpu" else len(logits)
+    sums = logits.new_zeros(len(taught.weights) + 1, dtype=torch.float32)
+    for rows in _slices(0, len(logits), few):
+        with torch.enable_grad():
+            own = logits[rows].float().detach().requires_grad_()
+            each = taught.losses(own, rows)
+            value = torch.stack([(weight[rows] * each[name]).sum() for name, weight in taught.weights.items()]).sum()
+            (gradient,) = torch.autograd.grad(value, own)
+        counted = [each[name].detach()[weight[rows] != 0].sum() for name, weight in taught.weights.items()]
+        sums += torch.stack([value.detach(), *counted])
+        logits[rows] = gradient
+    return sums
 
 
 def _slices(begin: int, end: int, size: int) -> list[slice]:
@@ -131,21 +167,20 @@ def _slices(begin: int, end: int, size: int) -> list[slice]:
 
 
 def head_losses(
-    states: Tensor, weight: Tensor, losses: RowLosses, weights: Mapping[str, Tensor], chunk: int, dtype: torch.dtype
+    states: Tensor, weight: Tensor, taught: Taught, chunk: int, dtype: torch.dtype
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Weighted sum over rows of all losses on the head's logits.
 
     Args:
         states: [N, d] after the last norm. weight: [V, d] the head.
-        losses: from logits [n, V] and the rows they belong to, to each loss [n].
-        weights: name → [N] weight of that loss at each row; may be empty: then nothing is computed.
+        taught: the losses and their weights; where it has none, nothing is computed.
         chunk: rows whose logits exist at a time.
         dtype: of the matrix products; the losses themselves are float32.
 
     Returns: scalar float32, differentiable in `states` and `weight`; name → sum, unweighted, over the rows where
     that loss has a weight.
     """
-    if not weights:
+    if not taught.weights:
         return states.float().sum() * 0.0, {}
-    total, sums = _ChunkedHead.apply(states, weight, losses, weights, chunk, dtype)  # type: ignore[no-untyped-call]
-    return total, dict(zip(weights, sums, strict=True))
+    total, sums = _ChunkedHead.apply(states, weight, taught, chunk, dtype)  # type: ignore[no-untyped-call]
+    return total, dict(zip(taught.weights, sums, strict=True))

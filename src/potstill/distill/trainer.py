@@ -345,8 +345,7 @@ class DistillTrainer(Trainer):
     def _logit_loss(self, model: nn.Module, states: Tensor, lesson: Lesson, quiet: bool = False) -> Tensor:
         """Weighted sum over positions; unless `quiet`, each loss goes into the log as a mean over where it counts."""
         weight = head_weight(self.accelerator.unwrap_model(model))
-        chunk = self.section.chunk_rows
-        total, sums = head_losses(states, weight, lesson.losses, lesson.weights, chunk, self._dtype)
+        total, sums = head_losses(states, weight, lesson, self.section.chunk_rows, self._dtype)
         for name, value in ({} if quiet else sums).items():
             self.meter.mean(name, float(value), int((lesson.weights[name] != 0).sum()))
         return total

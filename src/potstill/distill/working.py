@@ -10,24 +10,36 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
+from transformers import PreTrainedModel
+
+from potstill.models.causal import causal_products
 
 
-def read_in(dtype: torch.dtype, body: nn.Module, ids: Tensor, **wanted: Any) -> Any:
-    """One forward pass.
+def read_in(dtype: torch.dtype, body: PreTrainedModel, ids: Tensor, **wanted: Any) -> Any:
+    """One forward pass over whole sequences, padded on the right.
 
     In bfloat16 everything is rounded, as in a model that was loaded so: the weights once a pass, by a copy that the
-    gradients flow back through. Autocast keeps in float32 what lies between the products: slower, and on a real student
-    no nearer to float32's gradients. float16, which lacks the range for that, keeps it.
+    gradients flow back through (of the embedding, only the rows that are read). Autocast keeps in float32 what lies
+    between the products: slower, and on a real student no nearer to float32's gradients. float16, which lacks the range
+    for that, keeps it.
 
     Args:
         body: whatever of it is no floating-point number (packed weights) stays as it is. ids: [B, T].
         wanted: what else its forward takes.
     """
-    arguments = {"input_ids": ids, "use_cache": False, **wanted}
     if dtype == torch.bfloat16:
-        weights = {name: weight.to(dtype) for name, weight in body.named_parameters() if weight.is_floating_point()}
-        return functional_call(body, weights, (), arguments)
+        table = body.get_input_embeddings()
+        weights = {
+            name: weight.to(dtype)
+            for name, weight in body.named_parameters()
+            if weight.is_floating_point() and weight is not getattr(table, "weight", None)
+        }
+        arguments = {"inputs_embeds": table(ids).to(dtype), "use_cache": False, **wanted}
+        if ids.device.type != "cpu":
+            return functional_call(body, weights, (), arguments)
+        with causal_products(body.config, ids.shape[1]):
+            return functional_call(body, weights, (), arguments)
     with torch.autocast(ids.device.type, dtype, enabled=dtype != torch.float32):
-        return body(**arguments)
+        return body(input_ids=ids, use_cache=False, **wanted)

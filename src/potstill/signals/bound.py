@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -85,12 +86,18 @@ class BoundRows(Rows):
         hidden: [N, D] after the last norm. head: the teacher's.
     """
 
+    divisible: ClassVar[bool] = False  # adding up runs along the rows, and the teacher's head is large
+
     hidden: Tensor
     head: BoundHead
 
     def __len__(self) -> int:
         """N."""
         return len(self.hidden)
+
+    def at(self, rows: slice) -> BoundRows:
+        """A view of them."""
+        return BoundRows(self.hidden[rows], self.head)
 
     def sides(self, student_logits: Tensor, rows: slice, temperature: float) -> Sides:
         """Over K bound tokens and one bucket, [n, K + 1]; see `BoundHead.log_sums`."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,9 +24,16 @@ Arrays = dict[str, Tensor]
 class Rows(ABC):
     """What the teacher thought at N answer positions."""
 
+    divisible: ClassVar[bool] = True
+    """A few of the rows that `at` gives cost no more than their share."""
+
     @abstractmethod
     def __len__(self) -> int:
         """N."""
+
+    @abstractmethod
+    def at(self, rows: slice) -> Rows:
+        """Those alone. What takes one large product for all of them is computed now, not at each question."""
 
     @abstractmethod
     def sides(self, student_logits: Tensor, rows: slice, temperature: float) -> Sides:
@@ -67,10 +75,37 @@ class HiddenRows(Rows):
         """[n, V] in the head's dtype."""
         return self.hidden[rows].to(self.head.dtype) @ self.head.T
 
+    def at(self, rows: slice) -> LogitRows:
+        """Their logits."""
+        return LogitRows(self.logits(rows))
+
     def sides(self, student_logits: Tensor, rows: slice, temperature: float) -> Sides:
         """Over the whole kept vocabulary, [n, V]."""
+        return self.at(rows).sides(student_logits, slice(None), temperature)
+
+
+@dataclass(frozen=True)
+class LogitRows(Rows):
+    """All logits, there to be read.
+
+    Args:
+        values: [N, V].
+    """
+
+    values: Tensor
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.values)
+
+    def at(self, rows: slice) -> LogitRows:
+        """A view of them."""
+        return LogitRows(self.values[rows])
+
+    def sides(self, student_logits: Tensor, rows: slice, temperature: float) -> Sides:
+        """Over the whole vocabulary, [n, V]."""
         # Rows that the teacher has just read lie where it reads, which may be another device.
-        return dense_sides(self.logits(rows).to(student_logits.device), student_logits, temperature)
+        return dense_sides(self.values[rows].to(student_logits.device), student_logits, temperature)
 
 
 @dataclass(frozen=True)
@@ -89,6 +124,11 @@ class TopKRows(Rows):
     def __len__(self) -> int:
         """N."""
         return len(self.ids)
+
+    def at(self, rows: slice) -> TopKRows:
+        """A view of them."""
+        rests = {temperature: rest[rows] for temperature, rest in self.rests.items()}
+        return TopKRows(self.ids[rows], self.log_probabilities[rows], rests)
 
     def sides(self, student_logits: Tensor, rows: slice, temperature: float) -> Sides:
         """Over K tokens and one bucket, [n, K + 1]. Raises: ValueError at a temperature without a stored rest."""
