@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from potstill import check
+from potstill.answers.shipped import MADE_UP_ANSWERS, shipped_count
 from potstill.machine import Machine
 from potstill.problem import Problem
 from potstill.prompts import golden
@@ -71,6 +72,22 @@ def test_only_answers_that_must_be_written_cost_time(tmp_path: Path) -> None:
     assert check.count_prompts(recipe_with(prompts=files)) == len(golden()) + 3
     assert check.count_prompts(recipe_with(prompts={**files, "golden": False})) == 3
     assert 0 < minutes(recipe_with(prompts={**files, "golden": False}))["answers"] < 5
+
+
+def test_answers_to_made_up_prompts_ship_as_far_as_they_go() -> None:
+    ships = shipped_count(MADE_UP_ANSWERS)
+
+    def asked(**settings: object) -> int:
+        return check.prompts_to_answer(recipe_with(prompts={"synthetic": settings}))
+
+    assert (asked(count=ships), asked(count=ships + 70)) == (0, 70)
+    assert asked(count=ships, top_p=0.5) == ships
+    assert check.prompts_to_answer(recipe_with(seed=1, prompts={"synthetic": {"count": ships}})) == ships
+
+
+def test_products_faster_than_memory_bring_nothing_more() -> None:
+    fast, faster = (Machine(2, 16_000.0, 50_000.0, 100.0, rate, 20.0) for rate in (800.0, 2000.0))
+    assert minutes(recipe_with(), fast) == minutes(recipe_with(), faster)
 
 
 def test_the_limit_counts_training_prompts_of_all_sources() -> None:

@@ -12,13 +12,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from potstill.answers.shipped import MADE_UP_ANSWERS, shipped_count
 from potstill.machine import Machine, available_memory_mb, disk_free_mb
 from potstill.models.base import read_config
 from potstill.models.catalogue import CATALOGUE
 from potstill.problem import Problem
 from potstill.prompts import golden
 from potstill.prune.shape import StudentSpec, choose_shape, count_parameters
-from potstill.recipe import PruneSection, Recipe
+from potstill.recipe import PruneSection, Recipe, SyntheticSection
 
 TEACHER: Any = SimpleNamespace(
     model_type="qwen2",
@@ -37,6 +38,8 @@ ANSWER_TOKENS, QUESTION_TOKENS = 155, 62
 """Means over the golden 200 and their shipped answers, template included."""
 EFFICIENCY = 0.5
 """Share of the probed GEMM rate that reading and training reach (benchmarks/ print it)."""
+MOST_GFLOPS = 800.0
+"""What counts of that rate: beyond it (AMX) memory decides, and a faster product brings nothing more."""
 WRITING_EFFICIENCY = 0.3
 """Share of the same rate that writing side by side reaches."""
 
@@ -47,7 +50,8 @@ STUDENT_SHARE = 0.3
 
 def predict(recipe: Recipe, machine: Machine) -> list[list[str]]:
     """Rows of what, how much, of which."""
-    rate = max(machine.bfloat16_gflops, machine.float32_gflops) * 1e9 * EFFICIENCY
+    peak = min(max(machine.bfloat16_gflops, machine.float32_gflops), MOST_GFLOPS) * 1e9
+    rate = peak * EFFICIENCY
     prompts = count_prompts(recipe)
     tokens = prompts * (ANSWER_TOKENS + QUESTION_TOKENS)
     parameters = student_parameters(recipe)
@@ -55,10 +59,9 @@ def predict(recipe: Recipe, machine: Machine) -> list[list[str]]:
     healing = recipe.prune.calibration_tokens * 2 * (BODY_PARAMETERS + parameters) * 1.3 / rate / 60
     epochs = recipe.distill.epochs * tokens * 6 * parameters * 1.2 / rate / 60
     training = recipe.distill.budget_minutes or epochs
-    peak = rate / EFFICIENCY
-    writing = prompts * ANSWER_TOKENS * 2 * TEACHER_PARAMETERS / (peak * WRITING_EFFICIENCY) / 60
+    writing = prompts_to_answer(recipe) * ANSWER_TOKENS * 2 * TEACHER_PARAMETERS / (peak * WRITING_EFFICIENCY) / 60
     minutes = {
-        "answers": writing if writes_answers(recipe) else 0.0,
+        "answers": writing,
         "signals": reading,
         "prune": healing,
         "distill": training,
@@ -145,11 +148,15 @@ def _student_row(recipe: Recipe) -> list[str]:
     return ["student", f"{student_parameters(recipe) / 1e6:.1f}M parameters", shape]
 
 
-def writes_answers(recipe: Recipe) -> bool:
-    """True where the teacher has to write: own or made-up prompts, another teacher, or fresh answers."""
+def prompts_to_answer(recipe: Recipe) -> int:
+    """How many the teacher has to answer itself: the default one's answers ship, to golden and to made-up prompts."""
     prompts = recipe.prompts
-    asked = bool(prompts.files or prompts.synthetic.count)
-    return recipe.answers.fresh or asked or recipe.teacher.model != CATALOGUE[0].name
+    if recipe.answers.fresh or recipe.teacher.model != CATALOGUE[0].name:
+        return count_prompts(recipe)
+    usual = SyntheticSection(count=prompts.synthetic.count)
+    made_up = shipped_count(MADE_UP_ANSWERS) if prompts.synthetic == usual and recipe.seed == 0 else 0
+    own = sum(_lines(file.path) for file in prompts.files)
+    return min(count_prompts(recipe), own + max(0, prompts.synthetic.count - made_up))
 
 
 def run_megabytes(recipe: Recipe) -> float:

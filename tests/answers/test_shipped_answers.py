@@ -20,11 +20,12 @@ from potstill.answers.shipped import (
     prompts_hash,
     read_rows,
     shipped_answers,
+    shipped_count,
     text_hash,
 )
 from potstill.models.catalogue import entry_named
 from potstill.problem import Problem
-from potstill.prompts import Prompt, golden
+from potstill.prompts import Prompt, golden, synthetic
 from potstill.recipe import Recipe
 from potstill.run import Run
 
@@ -110,18 +111,31 @@ def test_shipping_with_a_gap_is_refused(tmp_path: Path, world: World) -> None:
     assert not list(tmp_path.glob("*_answers*"))
 
 
-def test_the_package_s_answers_fit_its_prompts_its_teacher_and_its_defaults() -> None:
-    """Else everyone's first run would write for minutes what could have been shipped."""
-    folder = package_folder()
-    origin = json.loads((folder / f"{GOLDEN_ANSWERS}.json").read_text(encoding="utf-8"))
-    rows = read_rows(folder / f"{GOLDEN_ANSWERS}.jsonl")
+@pytest.mark.parametrize("name", [GOLDEN_ANSWERS, MADE_UP_ANSWERS])
+def test_the_package_s_answers_fit_its_teacher_and_its_defaults(name: str) -> None:
+    """Else everyone's first run would write for minutes or hours what could have been shipped."""
+    origin = json.loads((package_folder() / f"{name}.json").read_text(encoding="utf-8"))
+    rows = read_rows(package_folder() / f"{name}.jsonl")
     recipe = Recipe.model_validate({"name": "defaults"})
     entry = entry_named(recipe.teacher.model)
     assert entry is not None and origin["teacher_sha256"] == entry.sha256
-    assert origin["settings"] == settings_of(recipe.answers)
+    assert (origin["settings"], origin["seed"]) == (settings_of(recipe.answers), recipe.seed)
+    assert len({row["id"] for row in rows}) == len(rows) == origin["answers"] == shipped_count(name)
+    assert all(row["text"].strip() and row["tokens"] > 0 and row["finish"] in ("stop", "length") for row in rows)
+
+
+def test_the_package_s_answers_are_to_its_prompts() -> None:
+    origin = json.loads((package_folder() / f"{GOLDEN_ANSWERS}.json").read_text(encoding="utf-8"))
+    rows = read_rows(package_folder() / f"{GOLDEN_ANSWERS}.jsonl")
     assert origin["prompts_sha256"] == prompts_hash(golden())
     assert {row["id"]: row["prompt_sha256"] for row in rows} == {one.id: text_hash(one.text) for one in golden()}
-    assert all(row["text"].strip() and row["tokens"] > 0 and row["finish"] in ("stop", "length") for row in rows)
+
+
+def test_the_package_s_answers_to_made_up_prompts_are_to_those_it_makes_up() -> None:
+    origin = json.loads((package_folder() / f"{MADE_UP_ANSWERS}.json").read_text(encoding="utf-8"))
+    rows = read_rows(package_folder() / f"{MADE_UP_ANSWERS}.jsonl")
+    made_up = {text_hash(attempt["text"]) for attempt in synthetic.shipped(origin["teacher_sha256"]).values()}
+    assert {row["prompt_sha256"] for row in rows} <= made_up
 
 
 def test_answers_to_made_up_prompts_ship_beside_the_golden_ones(tmp_path: Path, package: Path, world: World) -> None:

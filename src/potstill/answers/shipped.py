@@ -75,6 +75,12 @@ def _of_set(
     }, ""
 
 
+def shipped_count(name: str) -> int:
+    """Answers of a set."""
+    origin = package_folder() / f"{name}.json"
+    return int(json.loads(origin.read_text(encoding="utf-8"))["answers"]) if origin.is_file() else 0
+
+
 def read_rows(file: Traversable) -> list[dict[str, Any]]:
     """Lines of a set's file: `id`, `prompt_sha256`, `text`, `finish`, `tokens`."""
     return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
