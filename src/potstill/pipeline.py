@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.distill import ranks
+from potstill.machine import freed_memory_kept
 from potstill.models.base import base_identity
 from potstill.models.identity import file_hash
 from potstill.models.teacher import teacher_identity
@@ -42,7 +43,8 @@ class Stage:
 
     def work(self, run: Run, folder: Path, **how: str) -> None:
         """Do the stage. Its module is imported only now: most need torch. `how`: what doesn't change the result."""
-        getattr(importlib.import_module(f"potstill.{self.name}"), self.function)(run, folder, **how)
+        with freed_memory_kept():
+            getattr(importlib.import_module(f"potstill.{self.name}"), self.function)(run, folder, **how)
 
 
 def _stored_temperatures(recipe: Recipe) -> tuple[float, ...]:
@@ -93,7 +95,7 @@ STAGES = (
         ("vocab", "signals"),
         lambda r: [r.prune, r.teacher, r.signals.batch_tokens, *_seed_of_random_weights(r)],
     ),
-    Stage("distill", "distill", ("prune", "signals"), lambda r: [r.distill, r.seed], format=5),
+    Stage("distill", "distill", ("prune", "signals"), lambda r: [r.distill, r.seed], format=6),
     Stage("export", "export", ("distill", "vocab"), lambda r: [r.export, r.name]),
     Stage("evaluate", "evaluate", ("answers", "signals", "prune", "distill", "export"), lambda r: r.evaluate, format=6),
     Stage(

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from potstill.distill import ranks
-from potstill.machine import freed_memory_kept
 from potstill.progress import Task
 from potstill.run import Run, read_json, write_json
 from potstill.storage import storage_of
@@ -110,8 +109,7 @@ def train(run: Run, folder: Path, start: Path, store: SignalStore, who: str = "s
             log.keep_steps(int(checkpoint.name.split("-")[1]) if checkpoint else 0)
             if storage := storage_of(run, "distill"):
                 trainer.add_callback(Away(storage, run.partial("distill"), task.describe))
-        with freed_memory_kept():
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return trainer, log
 
 
