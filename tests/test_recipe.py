@@ -64,6 +64,7 @@ def test_every_mistake_is_told_at_once() -> None:
             "a constant schedule needs start = end",
         ),
         ({"name": "x", "export": {"types": ["F16"], "ship": "Q4_0"}}, 'ship = "Q4_0" is not among types'),
+        ({"name": "x", "distill": {"finish": {"share": 0.2}}}, 'set export.ship = "Q4_0"'),
         ({"name": "x", "prompts": {"golden": False}}, "there is nothing to ask"),
         ({"name": "x", "answers": {"max_tokens": 512, "context": 512}}, "smaller than answers.context"),
         ({"name": "x", "vocab": {"size": 1000}}, "vocab.size: input should be a multiple of 64"),

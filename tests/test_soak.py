@@ -51,6 +51,13 @@ def test_memory_that_never_moves_does_not_grow() -> None:
     assert slope and (slope.value, slope.low, slope.high) == (0, 0, 0) and not slope.grows
 
 
+def test_what_a_sure_slope_comes_to_over_the_published_use_decides() -> None:
+    hours = np.arange(400.0) / (module.PUBLISHED_HOURS * module.CONVERSATIONS_AN_HOUR)
+    for megabytes, grows in ((0.05, False), (0.2, True)):
+        slope = fit_slope(150 + megabytes * hours, 0)
+        assert slope and slope.low > 0 and slope.grows == grows
+
+
 def test_growth_while_warming_up_does_not_count() -> None:
     slope = fit_slope([*np.linspace(80, 150, 200), *noisy(200, 0.0, 0.5, 1)], 0)
     assert slope and not slope.grows

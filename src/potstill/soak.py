@@ -42,6 +42,11 @@ LEAST = 8
 RESAMPLES = 2000
 TOLD = 10
 """Failures that are written out; all are counted."""
+BLOCK_MB = 512 / 1e6
+"""Largest of Python's own blocks."""
+WORTH_TELLING_MB = 0.1 / (PUBLISHED_HOURS * CONVERSATIONS_AN_HOUR)
+"""Growth a conversation that comes to 0.1 MB over all of the published use; less is no growth, however sure it is: a
+single block of 512 bytes that something remembered in half an hour has a tight interval too."""
 BROKEN_OFF = 0.15
 """Share of answers that their reader stops, which is when resources are forgotten."""
 
@@ -50,7 +55,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Slope:
-    """Growth a conversation, MB or blocks; low and high: 95 % interval."""
+    """Growth a conversation, MB; low and high: 95 % interval."""
 
     value: float
     low: float
@@ -58,8 +63,8 @@ class Slope:
 
     @property
     def grows(self) -> bool:
-        """Whether all of the interval is above zero."""
-        return self.low > 0
+        """Whether all of the interval is above what is worth telling."""
+        return self.low > WORTH_TELLING_MB
 
 
 @dataclass
@@ -81,7 +86,7 @@ class SoakReport:
     leak: Slope | None = None
     """Of the heap in use; None where the C library doesn't tell it."""
     leaked_blocks: Slope | None = None
-    """Of Python's own blocks, up to 512 bytes each."""
+    """Of Python's own blocks, each taken for as large as they come."""
     memory_mb: array[float] = field(default_factory=lambda: array("d"))
     """As small as can be: a record that grows is growth, too."""
     in_use_mb: array[float] = field(default_factory=lambda: array("d"))
@@ -114,7 +119,7 @@ class SoakReport:
     def fit(self) -> None:
         """Fit the slopes to the samples."""
         self.slope, self.leak = fit_slope(self.memory_mb, self.seed), fit_slope(self.in_use_mb, self.seed)
-        self.leaked_blocks = fit_slope(self.blocks, self.seed)
+        self.leaked_blocks = fit_slope(np.asarray(self.blocks) * BLOCK_MB, self.seed)
 
     def to_json(self) -> dict[str, Any]:
         """All of it, with what it is worth in hours of the published use."""
@@ -144,7 +149,7 @@ class SoakReport:
         if self.leak is not None:
             said.append(f"heap in use, freed memory left out: {_told(self.leak, 1000, 'kB')}")
         if self.leaked_blocks is not None:
-            said.append(f"Python's blocks in use: {_told(self.leaked_blocks, 1, 'blocks')}")
+            said.append(f"Python's blocks in use: {_told(self.leaked_blocks, 1 / BLOCK_MB, 'blocks')}")
         return [*said, *(f"failure: {one}" for one in self.failed)]
 
 
@@ -220,7 +225,7 @@ def _that_fit(engine: Engine, questions: Sequence[str]) -> list[str]:
     return fitting
 
 
-def fit_slope(samples: Sequence[float], seed: int) -> Slope | None:
+def fit_slope(samples: Sequence[float] | Floats, seed: int) -> Slope | None:
     """Growth a conversation over the second half (the first warms up); None where there is too little to see.
 
     Ordinary least squares. Samples that follow each other are alike, so the interval comes from a moving-block

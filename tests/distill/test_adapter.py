@@ -158,7 +158,8 @@ def test_a_category_without_answers_is_named(distilling: Distilling) -> None:
 
 def test_nothing_goes_along_and_the_losses_stay() -> None:
     section = validate_recipe({"name": "t", "distill": {
-        "losses": {"reverse_kl": 0.5}, "temperature": {"start": 2.0, "end": 2.0}, "finish": {"share": 0.2},
+        "losses": {"reverse_kl": 0.5}, "temperature": {"start": 2.0, "end": 2.0},
+        "finish": {"share": 0.2, "type": "Q8_0"},
         "on_policy": {"share": 0.5}, "consistency": {"weight": 1.0}, "joint": {"share": 0.3},
         "adapter": {"category": "code", "minutes": 3.0, "rank": 5},
     }}, "test").distill  # fmt: skip

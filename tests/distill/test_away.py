@@ -82,7 +82,7 @@ def kept(url: str) -> Storage:
     return Storage(url, f"distill-{FINGERPRINT}", Listening())
 
 
-@pytest.mark.parametrize("settings", [{}, {"finish": {"share": 0.6}}], ids=["plain", "finish"])
+@pytest.mark.parametrize("settings", [{}, {"finish": {"share": 0.6, "type": "Q8_0"}}], ids=["plain", "finish"])
 def test_a_training_goes_on_where_the_lost_machine_was(
     machine: Machine, url: str, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object]
 ) -> None:

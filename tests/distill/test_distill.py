@@ -78,6 +78,6 @@ def test_what_goes_along_stands_in_its_order(tmp_path: Path, monkeypatch: pytest
     nothing: Any = None
     for module, name in ((finish, "Finish"), (on_policy, "open_on_policy"), (consistency, "open_consistency")):
         monkeypatch.setattr(module, name, lambda *_, name=name: name)
-    asked = recipe_of(finish={"share": 0.1}, on_policy={"share": 0.5}, consistency={"weight": 1.0})
+    asked = recipe_of(finish={"share": 0.1, "type": "Q8_0"}, on_policy={"share": 0.5}, consistency={"weight": 1.0})
     found = companions(Run(tmp_path, asked), tmp_path, nothing, nothing, torch.float32, print)
     assert found == ["Finish", "open_on_policy", "open_consistency"]

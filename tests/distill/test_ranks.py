@@ -51,7 +51,7 @@ SETTINGS = {
 EVERYTHING = {
     "tail": {"probability": 0.5, "share": 0.5},
     "hidden_pairs": [{"student": 2, "teacher": 2}],
-    "finish": {"share": 0.5},
+    "finish": {"share": 0.5, "type": "Q8_0"},
     "losses": {"cross_entropy": 0.5, "shares_every": 1},
 }
 Make = Callable[..., Run]

@@ -330,7 +330,7 @@ class Engine:
         parameters.endpoint_metrics = True
         parameters.verbosity = -1
         parameters.n_gpu_layers = 0
-        # read, not mapped: the weights that llama.cpp repacks (Q4_0) would be in memory twice
+        # read, not mapped: the weights that llama.cpp repacks (Q4_0, IQ4_NL) would be in memory twice
         parameters.load_mode = package.llama_load_mode.LLAMA_LOAD_MODE_NONE
         parameters.cache_ram_mib = 0
         parameters.n_ctx_checkpoints = 0

@@ -63,13 +63,13 @@ class ExportSection(Section):
 
     mixes: tuple[MixTable, ...] = Field((), description="Mixes of your own, by tensor.")
     types: tuple[TypeName, ...] = Field(
-        ("F16", "Q8_0", "Q4_0"),
+        ("F16", "Q8_0", "IQ4_NL"),
         min_length=1,
         description="GGUFs to write: types, mixes (Q4_K_M, Q4_0-embedding-Q8_0, your own), with -guard behind a type "
         "for the symbol guard: the head's rows of punctuation, digits and indentation in 16 bit.",
     )
     ship: str = Field(
-        "Q4_0",
+        "IQ4_NL",
         description='The type that is chatted with and scored; among types, or "chosen" with target_mb or max_kl.',
     )
     target_mb: float | None = Field(None, gt=0.0, description="Also write the closest file of at most so many MB.")

@@ -55,6 +55,16 @@ class Recipe(Section):
             raise ValueError("prompts.synthetic.max_tokens must leave half of answers.context to the answer")
         return self
 
+    @model_validator(mode="after")
+    def _what_is_rounded_for_is_written(self) -> Recipe:
+        finish = self.distill.finish
+        if finish.share and finish.type not in self.export.types:
+            raise ValueError(
+                f"distill.finish rounds for {finish.type}, which export.types = {list(self.export.types)} does not "
+                f'write: add it there, and set export.ship = "{finish.type}"'
+            )
+        return self
+
     def teacher_layers(self) -> tuple[int, ...]:
         """Teacher layers (from 1) whose states the signals must hold beside the last one."""
         return tuple(sorted({pair.teacher for pair in self.distill.hidden_pairs}))
