@@ -153,7 +153,7 @@ def prompts_to_answer(recipe: Recipe) -> int:
     prompts = recipe.prompts
     if recipe.answers.fresh or recipe.teacher.model != CATALOGUE[0].name:
         return count_prompts(recipe)
-    usual = SyntheticSection(count=prompts.synthetic.count)
+    usual = SyntheticSection.model_validate({"count": prompts.synthetic.count})
     made_up = shipped_count(MADE_UP_ANSWERS) if prompts.synthetic == usual and recipe.seed == 0 else 0
     own = sum(_lines(file.path) for file in prompts.files)
     return min(count_prompts(recipe), own + max(0, prompts.synthetic.count - made_up))
