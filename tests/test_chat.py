@@ -206,7 +206,7 @@ def test_a_type_that_is_not_exported_yet_is_told_in_words(tmp_path: Path) -> Non
     run = exported_run(tmp_path, ["F16"], "F16")
     run.recipe = validate_recipe({"name": "x"}, "t")
     run.keep_recipe()
-    with pytest.raises(Problem, match=r"holds no Q4_0\. potstill export"):
+    with pytest.raises(Problem, match=r"holds no IQ4_NL\. potstill export"):
         find_models(tmp_path)
 
 

@@ -93,7 +93,7 @@ def test_what_cannot_be_had_is_said(exporting: Exporting) -> None:
 
 def test_a_mix_of_ones_own_and_importance(exporting: Exporting) -> None:
     mixes = [{"name": "mine", "base": "Q4_0", "tensors": {"token_embd": "Q8_0", "blk.0.attn_v": "F16"}}]
-    run = exporting(types=("mine", "Q4_0"), mixes=mixes, importance_tokens=60)
+    run = exporting(types=("mine", "Q4_0"), ship="mine", mixes=mixes, importance_tokens=60)
     export(run, run.folder / "export")
     types = {name: tensor.type_name for name, tensor in read_table(gguf_path(run, "mine")).tensors.items()}
     assert types["token_embd.weight"] == "Q8_0" and types["blk.0.attn_v.weight"] == "F16"
