@@ -30,6 +30,7 @@ TECHNIQUES = {
     "on-policy": {"distill.on_policy.share"},
     "unhealed": {"prune.heal"},
     "top64": {"signals.format"},
+    "natural": {"distill.optimiser", "distill.learning_rate", "distill.warmup", "distill.still"},
 }
 """Ablation → keys in which it differs from logits-only, besides its name."""
 

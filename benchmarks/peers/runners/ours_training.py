@@ -64,13 +64,14 @@ def main(job: Job, teller: Teller) -> None:
 
 
 def plain_section(job: Job) -> DistillSection:
-    """What every peer does too: forward KL at T = 1 on the answers, full weights, the same learning rate."""
+    """What every peer does too: forward KL at T = 1 on the answers, full weights, AdamW, the same learning rate."""
     return DistillSection.model_validate(
         {
             "budget_minutes": job["minutes"],
             "batch_answers": job["batch"],
             "learning_rate": job["learning_rate"],
             "warmup": job["warmup"],
+            "optimiser": "adamw",
             "precision": job["dtype"],
             "beta2": job["beta2"],
         }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from potstill.signals.store import SignalStore
 
 __all__ = ["distill"]
+
+CURVATURE = "curvature.safetensors"
 
 
 def distill(run: Run, folder: Path) -> None:
@@ -95,6 +97,7 @@ def train(run: Run, folder: Path, start: Path, store: SignalStore, who: str = "s
     checkpoint = ranks.agreed(partial(newest_checkpoint, folder))
     student = load_model(start, torch.float32)
     prepare_student(student, section)
+    curvature = curvature_of(run, folder, student, store, _dtype(arguments)) if section.knows_curvature else {}
     if checkpoint:
         load_weights(student, checkpoint)
     clock = Clock(section.budget_minutes * 60) if section.budget_minutes else StepCount(total=1)
@@ -103,7 +106,7 @@ def train(run: Run, folder: Path, start: Path, store: SignalStore, who: str = "s
         log.task = task
         pace = Pace(clock, section.checkpoint_seconds, log.write)
         along = companions(run, folder, student, store, _dtype(arguments), task.describe)
-        trainer = kind(student, store, section, arguments, pace, run.recipe.seed, along)
+        trainer = kind(student, store, section, arguments, pace, run.recipe.seed, along, curvature)
         log.meter = trainer.meter
         if ranks.rank() == 0:
             log.keep_steps(int(checkpoint.name.split("-")[1]) if checkpoint else 0)
@@ -129,6 +132,34 @@ def _keep(run: Run, folder: Path, trainer: DistillTrainer, log: Log) -> None:
         shutil.rmtree(old)
     for scales in folder.glob("finish-*.safetensors"):  # needed to the end: a kill after `end()` goes on with them
         scales.unlink()
+    (folder / CURVATURE).unlink(missing_ok=True)
+
+
+def curvature_of(
+    run: Run, folder: Path, student: PreTrainedModel, store: SignalStore, dtype: torch.dtype
+) -> Mapping[str, torch.Tensor]:
+    """How the inputs of the student's matrices spread as it starts; the first rank measures it once and keeps it.
+
+    Args: as `companions`'; nothing of the student may have moved yet.
+    """
+    import torch
+
+    from potstill.distill.curvature import Curvature, evenly, measure_curvature
+
+    path, section = folder / CURVATURE, run.recipe.distill
+
+    def keep() -> None:
+        if path.exists():
+            return
+        sequences = evenly([example.ids for example in store.examples], section.curvature.tokens)
+        kind = torch.float32 if dtype == torch.float16 else dtype
+        with run.progress.task("what the layers read", 1.0, "share") as task:
+            measure_curvature(student, sequences, section.batch_tokens, section.curvature.damping, kind, task).save(
+                path
+            )
+
+    ranks.agreed(keep)
+    return Curvature.load(path)
 
 
 def companions(

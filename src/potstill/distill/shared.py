@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -112,12 +112,13 @@ class SharedTrainer(DistillTrainer):
         pace: Pace,
         seed: int,
         companions: Sequence[Companion] = (),
+        curvature: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.write = pace.report
         pace.report = self._report
         if ranks.rank():
             pace.checkpoint_seconds = math.inf
-        super().__init__(student, store, section, arguments, pace, seed, companions)
+        super().__init__(student, store, section, arguments, pace, seed, companions, curvature)
         if isinstance(pace.clock, Clock):
             first_time = FirstTime()
             pace.clock.now = first_time

@@ -8,7 +8,7 @@ Does not know: run folders, other stages, the terminal.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from potstill.distill.companion import Batch, Companion
 from potstill.distill.hidden import HiddenMatch
 from potstill.distill.mixing import MixedBatches
 from potstill.distill.objective import Lesson, head_losses, position_weights
+from potstill.distill.optimiser import NaturalAdamW
 from potstill.distill.schedule import Clock, StepCount, learning_rate_factor, temperature_at
 from potstill.distill.shares import gradient_shares
 from potstill.distill.state import load_state, save_state
@@ -173,6 +174,7 @@ class DistillTrainer(Trainer):
         student: its head may be tied. store: signals of the training split. section: the recipe's [distill].
         arguments: Trainer's own. pace: the clock and what it asks for. seed: order of the batches, masked tails.
         companions: what goes along. After training, `notes` holds what they said at its end.
+        curvature: name of a matrix → the inverse of its inputs' second moments; the others move by plain AdamW.
     """
 
     def __init__(
@@ -184,10 +186,11 @@ class DistillTrainer(Trainer):
         pace: Pace,
         seed: int,
         companions: Sequence[Companion] = (),
+        curvature: Mapping[str, Tensor] | None = None,
     ) -> None:
         store = store.on(arguments.device)
         self.student, self.store, self.section, self.pace, self.meter = student, store, section, pace, Meter()
-        self.seed, self.going = seed, Going(companions, pace.clock)
+        self.seed, self.going, self.curvature = seed, Going(companions, pace.clock), curvature or {}
         self.batches = self._batches()
         self.match = HiddenMatch.between(student, store, section.hidden_pairs)
         for projection in self.match.projections.values():
@@ -223,8 +226,12 @@ class DistillTrainer(Trainer):
         return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Trainer's optimiser; the learned projections of the hidden loss train along."""
+        """Trainer's AdamW, natural where the curvature is known; the hidden loss's learned projections train along."""
         optimiser = super().create_optimizer(model)
+        if self.curvature:
+            weights = {name: weight for name, weight in self.student.named_parameters() if name in self.curvature}
+            inverses = {weight: self.curvature[name].to(weight.device) for name, weight in weights.items()}
+            self.optimizer = optimiser = NaturalAdamW(optimiser.param_groups, inverses)
         if self.match.parameters():
             optimiser.add_param_group({"params": self.match.parameters(), "weight_decay": 0.0})
         return optimiser

@@ -10,18 +10,17 @@ calls the same table an importance matrix (imatrix).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from potstill.models.anatomy import body
 from potstill.models.examples import batches_by_length, pad
+from potstill.models.inputs import listening
 
 FLOOR = 1e-3
 """Least importance of a column, of the mean: text of some thousand tokens may leave a column unused by chance."""
@@ -48,7 +47,7 @@ def measure_importance(
         squares = inputs.reshape(-1, inputs.shape[-1])[real].double().square().sum(dim=0)
         sums[name] = sums[name] + squares if name in sums else squares
 
-    with _listening(model, add):
+    with listening(model, add):
         for batch in batches_by_length([len(ids) for ids in sequences], batch_tokens):
             ids = torch.from_numpy(pad([sequences[index] for index in batch]))
             places = torch.arange(ids.shape[1])
@@ -64,18 +63,3 @@ def _normalised(squares: Tensor) -> NDArray[np.float32]:
     values = (squares / squares.mean().clamp_min(1e-30)).clamp_min(FLOOR)
     result: NDArray[np.float32] = (values / values.mean()).float().numpy()
     return result
-
-
-@contextmanager
-def _listening(model: PreTrainedModel, add: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Call `add` with the name of every linear layer's weight and its inputs, as they come; not with the head's."""
-
-    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        return lambda _, inputs: add(f"{name}.weight", inputs[0])
-
-    head = model.get_output_embeddings()
-    with ExitStack() as stack:
-        for name, module in model.named_modules():
-            if isinstance(module, nn.Linear) and module is not head:
-                stack.callback(module.register_forward_pre_hook(hook(name)).remove)
-        yield

@@ -195,6 +195,15 @@ class AdapterSection(Section):
     learning_rate: float = Field(2e-4, gt=0.0, le=1.0, description="Peak learning rate.")
 
 
+class CurvatureSection(Section):
+    """What `distill.optimiser = "natural"` measures before the training."""
+
+    tokens: int = Field(12_000, ge=256, description="Tokens read to see how the inputs of the matrices spread.")
+    damping: float = Field(
+        0.01, gt=0.0, le=10.0, description="Added to every direction's second moment, in units of their mean."
+    )
+
+
 class DistillSection(Section):
     """How the student is trained."""
 
@@ -208,12 +217,18 @@ class DistillSection(Section):
         "the full-precision student; nf4-lora: adapters on a 4-bit one.",
     )
     lora: LoraSection = Field(default_factory=lambda: LoraSection.model_validate({}))
-    learning_rate: float = Field(1e-5, gt=0.0, le=1.0, description="Peak learning rate.")
+    learning_rate: float = Field(5e-5, gt=0.0, le=1.0, description="Peak learning rate.")
     decay: Literal["linear", "cosine"] = Field("linear", description="How the learning rate falls to 0.")
-    warmup: Share = Field(0.2, description="Share of the run in which the learning rate rises.")
+    warmup: Share = Field(0.1, description="Share of the run in which the learning rate rises.")
     still: Share = Field(
-        0.05, description="Share of the run, before the warm-up, that fills the optimiser's moments and moves nothing."
+        0.02, description="Share of the run, before the warm-up, that fills the optimiser's moments and moves nothing."
     )
+    optimiser: Literal["natural", "adamw"] = Field(
+        "natural",
+        description="adamw: every weight by a step of its own size. natural: a matrix's gradient is divided by the "
+        "second moments of its inputs, so that it moves less where they are large. Adapters move by adamw.",
+    )
+    curvature: CurvatureSection = Field(default_factory=lambda: CurvatureSection.model_validate({}))
     weight_decay: float = Field(0.0, ge=0.0, le=1.0, description="AdamW weight decay.")
     beta2: float = Field(
         0.95, gt=0.0, lt=1.0, description="AdamW's second-moment decay; short runs want it below 0.99."
@@ -240,6 +255,11 @@ class DistillSection(Section):
     adapter: AdapterSection = Field(default_factory=lambda: AdapterSection.model_validate({}))
     checkpoint_seconds: float = Field(120.0, gt=0.0, description="Time between checkpoints.")
     chunk_rows: int = Field(128, ge=1, description="Answer positions whose logits exist at the same time.")
+
+    @property
+    def knows_curvature(self) -> bool:
+        """The matrices move by their natural gradient: not those of adapters."""
+        return self.optimiser == "natural" and self.trained in ("all", "feed-forward")
 
     @model_validator(mode="after")
     def _teaches_something(self) -> DistillSection:
