@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from potstill.models import batch_writing
 from potstill.models.batch_writing import CACHED_TOKENS, MOST_TEXTS, Written, batches, write_together
 from potstill.models.engine import Sampling
 
@@ -45,6 +46,16 @@ def test_in_company_each_text_is_what_it_is_alone(tiny_model: PreTrainedModel) -
     for place in range(0, len(PROMPTS), 7):
         alone = together(tiny_model, [PROMPTS[place]], USUAL, ends, [seeds[place]])
         assert alone[0] == all_of_them[place]
+
+
+@pytest.mark.parametrize("tokens", [1, 24])
+def test_prompts_read_a_few_at_a_time_are_prompts_read_at_once(
+    tiny_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, tokens: int
+) -> None:
+    ends, seeds = ends_of(tiny_model), list(range(len(PROMPTS)))
+    at_once = together(tiny_model, PROMPTS, USUAL, ends, seeds)
+    monkeypatch.setattr(batch_writing, "READ_AT_ONCE", tokens)
+    assert together(tiny_model, PROMPTS, USUAL, ends, seeds) == at_once
 
 
 def test_texts_end_at_an_end_token_or_at_their_limit(tiny_model: PreTrainedModel) -> None:

@@ -27,6 +27,8 @@ from potstill.models.engine import PENALTY_WINDOW, Sampling
 
 CACHED_TOKENS = 65_536
 """Columns of all texts of a batch together: about 0.8 GB of keys and values for a 0.5B model."""
+READ_AT_ONCE = 4096
+"""Tokens of prompts: what all of a batch would need between two layers is as much again as the model."""
 MOST_TEXTS = 256
 """Beyond that a step takes longer in proportion."""
 WORTH_A_COPY = 16
@@ -108,21 +110,33 @@ class _Rows:
         self._seen = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
         # A prompt that is shorter than the window repeats its first token: seen is seen.
         self._recent = torch.tensor([_window(prompt) for prompt in prompts])
-        self._rooms = [_Room(width + sampling.max_tokens) for _ in decoder_layers(model)]
+        self._rooms = [_Room(len(prompts), width + sampling.max_tokens) for _ in decoder_layers(model)]
         self._cache = Cache(layers=[*self._rooms])
 
     def next_tokens(self) -> Tensor:
         """[B] what comes next in each row."""
-        positions = (self._seen.cumsum(dim=1) - 1).clamp(min=0)[:, -self._ids.shape[1] :]
+        rows, columns = self._ids.shape
+        few = max(1, READ_AT_ONCE // columns)
+        states = torch.cat([self._last_states(slice(first, first + few)) for first in range(0, rows, few)])
+        for room in self._rooms:
+            room.columns_used += columns
+        numbers = torch.tensor([random.random() for random in self._random])
+        return draw(states, self.head, self._recent, self.sampling, numbers)
+
+    def _last_states(self, rows: slice) -> Tensor:
+        """[n, D] after the newest column of some rows."""
+        for room in self._rooms:
+            room.rows = rows
+        seen, ids = self._seen[rows], self._ids[rows]
         output = body(self.model)(
-            input_ids=self._ids,
-            attention_mask=self._seen,
-            position_ids=positions,
+            input_ids=ids,
+            attention_mask=seen,
+            position_ids=(seen.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :],
             past_key_values=self._cache,
             use_cache=True,
         )
-        numbers = torch.tensor([random.random() for random in self._random])
-        return draw(output.last_hidden_state[:, -1], self.head, self._recent, self.sampling, numbers)
+        states: Tensor = output.last_hidden_state[:, -1]
+        return states
 
     def take(self, tokens: Tensor) -> None:
         """Put them behind what each row has; leave out what is over."""
@@ -149,28 +163,36 @@ def _window(prompt: Sequence[int]) -> list[int]:
 
 
 class _Room(DynamicLayer):
-    """Keys and values of one layer, with room for what is to come: the library's own copies all of it every token."""
+    """Keys and values of one layer, with room for what is to come: the library's own copies all of it every token.
 
-    def __init__(self, columns: int) -> None:
+    Args:
+        texts, columns: that there is room for. `rows` are those that the model is at; all stand at `columns_used`.
+    """
+
+    def __init__(self, texts: int, columns: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._columns = columns
+        self._texts, self._columns = texts, columns
         self._all: list[Tensor] = []
+        self.rows, self.columns_used = slice(texts), 0
+
+    def get_seq_length(self) -> int:
+        """Columns before the newest."""
+        return self.columns_used
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Add the newest columns; returns all of them."""
+        """Add the newest columns of these rows; returns all of theirs."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self._all = [
-                new.new_empty(*new.shape[:2], self._columns, new.shape[-1]) for new in (key_states, value_states)
+                new.new_empty(self._texts, new.shape[1], self._columns, new.shape[-1])
+                for new in (key_states, value_states)
             ]
-        begin, end = self.get_seq_length(), self.get_seq_length() + key_states.shape[-2]
+        end = self.columns_used + key_states.shape[-2]
         for room, new in zip(self._all, (key_states, value_states), strict=True):
-            room[:, :, begin:end] = new
-        self.keys, self.values = (room[:, :, :end] for room in self._all)
+            room[self.rows, :, self.columns_used : end] = new
+        self.keys, self.values = (room[self.rows, :, :end] for room in self._all)
         return self.keys, self.values
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows alone."""
-        end = self.get_seq_length()
         self._all = [room[rows] for room in self._all]
-        self.keys, self.values = (room[:, :, :end] for room in self._all)
