@@ -85,15 +85,10 @@ def train(run: Run, folder: Path, start: Path, store: SignalStore, who: str = "s
     from potstill.distill.away import Away
     from potstill.distill.schedule import Clock, StepCount
     from potstill.distill.trained import load_weights, prepare_student
-    from potstill.distill.trainer import DistillTrainer, Pace
+    from potstill.distill.trainer import Pace
     from potstill.models.teacher import load_model
 
-    section, kind = run.recipe.distill, DistillTrainer
-    if ranks.count() > 1:
-        from potstill.distill.shared import SharedTrainer
-
-        kind = SharedTrainer
-    arguments = training_arguments(run.recipe, folder)
+    section, arguments = run.recipe.distill, training_arguments(run.recipe, folder)
     checkpoint = ranks.agreed(partial(newest_checkpoint, folder))
     student = load_model(start, torch.float32)
     prepare_student(student, section)
@@ -106,7 +101,7 @@ def train(run: Run, folder: Path, start: Path, store: SignalStore, who: str = "s
         log.task = task
         pace = Pace(clock, section.checkpoint_seconds, log.write)
         along = companions(run, folder, student, store, _dtype(arguments), task.describe)
-        trainer = kind(student, store, section, arguments, pace, run.recipe.seed, along, curvature)
+        trainer = _kind_of_trainer()(student, store, section, arguments, pace, run.recipe.seed, along, curvature)
         log.meter = trainer.meter
         if ranks.rank() == 0:
             log.keep_steps(int(checkpoint.name.split("-")[1]) if checkpoint else 0)
@@ -114,6 +109,14 @@ def train(run: Run, folder: Path, start: Path, store: SignalStore, who: str = "s
                 trainer.add_callback(Away(storage, run.partial("distill"), task.describe))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return trainer, log
+
+
+def _kind_of_trainer() -> type[DistillTrainer]:
+    """For this process alone, or for one of several."""
+    from potstill.distill.shared import SharedTrainer
+    from potstill.distill.trainer import DistillTrainer
+
+    return SharedTrainer if ranks.count() > 1 else DistillTrainer
 
 
 def _keep(run: Run, folder: Path, trainer: DistillTrainer, log: Log) -> None:
@@ -151,12 +154,11 @@ def curvature_of(
     def keep() -> None:
         if path.exists():
             return
-        sequences = evenly([example.ids for example in store.examples], section.curvature.tokens)
+        wanted = section.curvature
+        sequences = evenly([example.ids for example in store.examples], wanted.tokens)
         kind = torch.float32 if dtype == torch.float16 else dtype
         with run.progress.task("what the layers read", 1.0, "share") as task:
-            measure_curvature(student, sequences, section.batch_tokens, section.curvature.damping, kind, task).save(
-                path
-            )
+            measure_curvature(student, sequences, section.batch_tokens, wanted.damping, kind, task).save(path)
 
     ranks.agreed(keep)
     return Curvature.load(path)
