@@ -53,11 +53,9 @@ def test_batches_and_padding_do_not_matter(tiny_model: PreTrainedModel) -> None:
 
 
 def test_what_reads_the_same_shares_an_inverse(tiny_model: PreTrainedModel) -> None:
-    found = measured(tiny_model)
+    found, layers = measured(tiny_model), len(decoder_layers(tiny_model))
     assert found[QUERY] is found[KEY]
-    assert len(found) == 7 * len(decoder_layers(tiny_model)) and len(found.inverses) == 4 * len(
-        decoder_layers(tiny_model)
-    )
+    assert (len(found), len(found.inverses)) == (7 * layers, 4 * layers)
     assert not any("embed" in name or "norm" in name or "lm_head" in name for name in found)
 
 
