@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from potstill.models.examples import Example
+from potstill.models.examples import Example, evenly
 from potstill.models.positions import predicted, predicting
 
 
@@ -23,3 +23,11 @@ def test_all_answer_tokens_teach_unless_places_say_which() -> None:
 def test_an_answer_without_a_place_before_it_is_refused() -> None:
     with pytest.raises(ValueError, match="no position"):
         predicting(0, 6, np.array([0]))
+
+
+def test_some_come_from_all_over_the_list() -> None:
+    examples = [Example(str(number), "c", np.arange(12), 2) for number in range(9)]
+    assert [example.id for example in evenly(examples, 30)] == ["0", "3", "6"]
+    assert evenly(examples, 1000) == examples
+    assert [example.id for example in evenly(examples, 1)] == ["0"]
+    assert evenly([], 5) == []
