@@ -1,8 +1,8 @@
 """How fast the student trains, against this machine's own GEMM peak.
 
 Builds a student of the recipe's shape with random weights (speed does not depend on them) and random signals, trains a
-few steps in each dtype with the peak measured after every one, prints one table, and one of what attention alone costs:
-python benchmarks/train_throughput.py
+few steps in each dtype with the peak measured after every one, prints one table, and two of what attention and a norm
+alone cost: python benchmarks/train_throughput.py
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import statistics
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,14 +20,15 @@ import torch
 from rich.console import Console
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, Qwen2Config
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from potstill.distill import Log, training_arguments
 from potstill.distill.schedule import StepCount
 from potstill.distill.trainer import DistillTrainer, Pace
 from potstill.machine import multiplication_gflops, peak_memory_mb
-from potstill.models.anatomy import body
 from potstill.models.causal import causal_attention
 from potstill.models.examples import Example
+from potstill.models.norms import rms_norm
 from potstill.progress import Silent
 from potstill.recipe import load_recipe
 from potstill.run import read_json, write_json
@@ -51,11 +53,10 @@ def main() -> None:
             rows.append(measure(recipe, store, Path(folder), dtype, arguments.layers, arguments.ffn))
     columns = ["dtype", "tokens/s", "GFLOP/s", "GEMM peak", "share of peak", "peak memory so far, MB"]
     Console().print(table(f"A {arguments.layers} × {arguments.ffn} student learns", columns, rows))
-    columns = ["sequences", "fused kernel, ms", "plain products, ms", "ratio"]
     shapes = [(6, 160), (3, 320), (2, 512)]
-    Console().print(
-        table("Gradient of a layer's attention, bfloat16", columns, [attention(*shape) for shape in shapes])
-    )
+    columns = ["sequences", "PyTorch's, ms", "ours, ms", "ratio"]
+    Console().print(table("Gradient of a layer's attention", columns, [attention(*shape) for shape in shapes]))
+    Console().print(table("A norm and its gradient", columns, [norm(*shape) for shape in shapes]))
 
 
 def measure(recipe, store, folder: Path, dtype: str, layers: int, ffn: int) -> list[str]:
@@ -70,7 +71,7 @@ def measure(recipe, store, folder: Path, dtype: str, layers: int, ffn: int) -> l
             tie_word_embeddings=True,
         )
     )
-    matrices = sum(p.numel() for p in body(student).layers.parameters() if p.dim() == 2)
+    matrices = {n: w for n, w in student.named_parameters() if w.dim() == 2 and "layers." in n}
     log = Log(folder / "log.jsonl")
     log.keep_steps(0)
     section = recipe.distill.model_copy(update={"budget_minutes": None, "epochs": 1.0})
@@ -88,37 +89,49 @@ def measure(recipe, store, folder: Path, dtype: str, layers: int, ffn: int) -> l
     with Silent().task("", 1, "") as task:
         log.task = task
         pace = Pace(StepCount(1), 1e9, report)
-        DistillTrainer(student, store, section, arguments, pace, 0).train()
+        # What they hold makes no difference to the time either.
+        curvature = {n: torch.eye(w.shape[1], dtype=getattr(torch, dtype)) for n, w in matrices.items()}
+        DistillTrainer(student, store, section, arguments, pace, 0, curvature=curvature).train()
     examples = store.examples
     share = (len(seconds) - 1) / len(seconds)
     tokens = sum(len(e.ids) for e in examples) * share
     rows = store.rows * share
     # Three products for every weight of the body (forward, two backward); four for the head beside the teacher's one.
-    operations = tokens * 6 * matrices + rows * (6 + 2) * WIDTH * VOCABULARY
+    # The optimiser's own, with the inverses, are not counted: they are a means.
+    operations = tokens * 6 * sum(w.numel() for w in matrices.values()) + rows * (6 + 2) * WIDTH * VOCABULARY
     measured, peak = sum(seconds[1:]), statistics.median(peaks)
     achieved = operations / measured / 1e9
     memory = f"{peak_memory_mb():.0f}"
     return [dtype, f"{tokens / measured:.0f}", f"{achieved:.0f}", f"{peak:.0f}", f"{achieved / peak:.0%}", memory]
 
 
-def attention(answers: int, tokens: int, rounds: int = 9) -> list[str]:
-    """Medians, taken in turn."""
+def attention(answers: int, tokens: int) -> list[str]:
     sizes = [(answers, heads, tokens, 64) for heads in (14, 2, 2)]
     inputs = [torch.randn(size, dtype=torch.bfloat16).requires_grad_() for size in sizes]
-    direction = torch.randn(sizes[0], dtype=torch.bfloat16)
-    ways = {
-        "fused": lambda: functional.scaled_dot_product_attention(*inputs, is_causal=True, enable_gqa=True),
-        "products": lambda: causal_attention(*inputs, 64**-0.5),
-    }
-    seconds = {name: [] for name in ways}
+    fused = partial(functional.scaled_dot_product_attention, is_causal=True, enable_gqa=True)
+    return beside((answers, tokens), fused, partial(causal_attention, scale=64**-0.5), inputs, forward=False)
+
+
+def norm(answers: int, tokens: int) -> list[str]:
+    theirs = Qwen2RMSNorm(WIDTH).bfloat16()
+    states = torch.randn(answers, tokens, WIDTH, dtype=torch.bfloat16).requires_grad_()
+    ours = partial(rms_norm, epsilon=theirs.variance_epsilon)
+    return beside((answers, tokens), lambda states, _: theirs(states), ours, [states, theirs.weight], forward=True)
+
+
+def beside(shape, first, second, inputs, forward: bool, rounds: int = 9) -> list[str]:
+    """Medians of a backward pass, or of both, taken in turn; in bfloat16."""
+    direction = torch.randn(inputs[0].shape, dtype=torch.bfloat16)
+    seconds: dict[bool, list[float]] = {True: [], False: []}
     for _ in range(rounds):
-        for name, attend in ways.items():
-            seen = attend()
-            started = time.perf_counter()
+        for ours, compute in ((False, first), (True, second)):
+            begun = time.perf_counter()
+            seen = compute(*inputs)
+            started = begun if forward else time.perf_counter()
             torch.autograd.grad(seen, inputs, direction)
-            seconds[name].append(time.perf_counter() - started)
-    fused, products = (1000 * statistics.median(seconds[name][1:]) for name in ways)
-    return [f"{answers} × {tokens}", f"{fused:.1f}", f"{products:.1f}", f"{fused / products:.2f}"]
+            seconds[ours].append(time.perf_counter() - started)
+    theirs, own = (1000 * statistics.median(seconds[ours][1:]) for ours in (False, True))
+    return [f"{shape[0]} × {shape[1]}", f"{theirs:.1f}", f"{own:.1f}", f"{theirs / own:.2f}"]
 
 
 def random_store(folder: Path, batch_tokens: int, batches: int) -> SignalStore:

@@ -31,10 +31,12 @@ WORTH_ROUNDING = 1.3
 PRODUCTS_KEPT = 16
 """Compiled products, up to 0.7 MB each: to compile one again costs nothing beside a product of hundreds of rows."""
 CGROUPS = Path("/sys/fs/cgroup")
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 """Names of glibc's malloc.h."""
 _LARGEST_MMAP_THRESHOLD = 32 * 1024 * 1024
-"""Bytes; glibc takes no more. What is larger comes from the system and goes back to it each time."""
+"""Bytes; glibc takes no more. What is larger comes from the system and goes back to it, unless that is barred."""
+_USUAL_MMAPS = 65536
+"""Glibc's own: how many such pieces there may be."""
 POWERCAP = Path("/sys/class/powercap")
 
 
@@ -200,10 +202,12 @@ def freed_memory_kept() -> Iterator[None]:
         yield
         return
     setting(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
+    setting(_M_MMAP_MAX, 0)  # the gradient of an embedding alone is larger than that threshold
     setting(_M_TRIM_THRESHOLD, 2**31 - 1)
     try:
         yield
     finally:
+        setting(_M_MMAP_MAX, _USUAL_MMAPS)
         setting(_M_TRIM_THRESHOLD, 2 * _LARGEST_MMAP_THRESHOLD)  # what glibc comes to by itself
         return_memory()
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from potstill.distill.curvature import Curvature, evenly, measure_curvature
+from potstill.distill.curvature import Curvature, measure_curvature
 from potstill.models.anatomy import body, decoder_layers
 from potstill.models.inputs import listening
 from potstill.problem import Problem
@@ -55,7 +55,7 @@ def test_batches_and_padding_do_not_matter(tiny_model: PreTrainedModel) -> None:
 def test_what_reads_the_same_shares_an_inverse(tiny_model: PreTrainedModel) -> None:
     found, layers = measured(tiny_model), len(decoder_layers(tiny_model))
     assert found[QUERY] is found[KEY]
-    assert (len(found), len(found.inverses)) == (7 * layers, 4 * layers)
+    assert (len(found), len(found.known)) == (7 * layers, 4 * layers)
     assert not any("embed" in name or "norm" in name or "lm_head" in name for name in found)
 
 
@@ -73,9 +73,3 @@ def test_it_comes_back_from_its_file(tiny_model: PreTrainedModel, tmp_path: Path
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(Problem, match=r"curvature.safetensors: damaged"):
         Curvature.load(path)
-
-
-def test_sequences_come_from_all_over() -> None:
-    sequences = [np.full(length, length) for length in (10, 1, 20, 30, 40)]
-    assert [len(ids) for ids in evenly(sequences, 50)] == [10, 30]
-    assert [len(ids) for ids in evenly(sequences, 10_000)] == [10, 20, 30, 40]

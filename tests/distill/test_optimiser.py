@@ -93,6 +93,15 @@ def test_what_has_no_inverse_moves_along() -> None:
     assert sum(value.numel() for value in optimiser.state[matrix].values()) == ROWS * COLUMNS + ROWS + 1
 
 
+def test_in_bfloat16_the_path_is_nearly_the_same() -> None:
+    steps, exact, rounded = list(spread_inputs(40)), start(), start()
+    one = teach(exact, NaturalAdamW([exact], {exact: inverse()}, lr=0.01), steps)
+    optimiser = NaturalAdamW([rounded], {rounded: inverse().bfloat16()}, lr=0.01)
+    other = teach(rounded, optimiser, steps)
+    assert optimiser.state[rounded]["exp_avg"].dtype == torch.bfloat16
+    assert 0 < float((one - other).norm()) < 0.05 * float((one - start().detach()).norm())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_kill_changes_nothing(tmp_path: Path, dtype: torch.dtype) -> None:
     steps, rounded = list(spread_inputs(6)), inverse().to(dtype)
@@ -105,4 +114,5 @@ def test_a_kill_changes_nothing(tmp_path: Path, dtype: torch.dtype) -> None:
     resumed = nn.Parameter(copy.deepcopy(killed.detach()))
     other = NaturalAdamW([resumed], {resumed: rounded}, lr=0.05)
     load_state(other, tmp_path / "state.safetensors")
+    assert other.state[resumed]["exp_avg"].dtype == dtype
     assert torch.equal(teach(resumed, other, steps[3:]), never)

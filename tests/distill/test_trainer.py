@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -37,8 +37,10 @@ def train(
     resume: Path | None = None,
     stop: int = 0,
     companions: Sequence[Companion] = (),
+    curvature: Mapping[str, torch.Tensor] | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> list[dict[str, float]]:
-    """Train in float32; `stop` ends it after so many steps, as a kill would, with a checkpoint of the last one."""
+    """Train; `stop` ends it after so many steps, as a kill would, with a checkpoint of the last one."""
     folder.mkdir(exist_ok=True)
     log = Log(folder / "log.jsonl")
     log.keep_steps(int(resume.name.split("-")[1]) if resume else 0)
@@ -52,11 +54,11 @@ def train(
             raise Killed
 
     arguments = training_arguments(recipe, folder)
-    arguments.bf16 = False
+    arguments.bf16 = dtype == torch.bfloat16
     with Silent().task("", 1, "") as task:
         log.task = task
         pace = Pace(StepCount(total=1), recipe.distill.checkpoint_seconds, report)
-        trainer = DistillTrainer(student, store, recipe.distill, arguments, pace, recipe.seed, companions)
+        trainer = DistillTrainer(student, store, recipe.distill, arguments, pace, recipe.seed, companions, curvature)
         log.meter = trainer.meter
         with contextlib.suppress(Killed):
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -124,6 +126,24 @@ def test_killed_and_resumed_is_never_killed(tiny_model: PreTrainedModel, tmp_pat
     assert [line["step"] for line in lines] == [line["step"] for line in expected]
     assert [line["loss"] for line in lines] == pytest.approx([line["loss"] for line in expected], rel=1e-5)
     assert largest_difference(resumed, whole) < 1e-6
+
+
+@pytest.mark.skipif(not hasattr(torch.Tensor, "grad_dtype"), reason="this PyTorch has no grad_dtype")
+def test_gradients_that_stay_in_bfloat16_lead_the_same_way(
+    tiny_model: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, recipe = build_store(tiny_model, tmp_path / "s", "hidden"), recipe_with(epochs=1.0, gradient_clip=1e6)
+    matrices = {name: weight for name, weight in tiny_model.named_parameters() if "proj" in name and weight.dim() == 2}
+    curvature = {name: torch.eye(weight.shape[1]).bfloat16() for name, weight in matrices.items()}
+    narrow, wide = changed(tiny_model, 4), changed(tiny_model, 4)
+    train(narrow, store, tmp_path / "narrow", recipe, curvature=curvature, dtype=torch.bfloat16)
+    monkeypatch.setattr(DistillTrainer, "_takes_gradients_as_they_come", lambda _: False)
+    train(wide, store, tmp_path / "wide", recipe, curvature=curvature, dtype=torch.bfloat16)
+    asked = [
+        {name for name, weight in one.named_parameters() if weight.grad_dtype != weight.dtype} for one in (narrow, wide)
+    ]
+    assert asked == [set(curvature), set()]
+    assert largest_difference(narrow, wide) == 0 < largest_difference(narrow, changed(tiny_model, 4))
 
 
 def test_a_still_run_moves_nothing(tiny_model: PreTrainedModel, tmp_path: Path) -> None:

@@ -54,6 +54,17 @@ def test_its_gradients_are_as_near_to_float32_as_those_of_autocast(tiny_model: P
     assert 0 < error(found) < 2 * error(by_autocast) < 0.1
 
 
+@pytest.mark.skipif(not hasattr(torch.Tensor, "grad_dtype"), reason="this PyTorch has no grad_dtype")
+def test_a_gradient_comes_in_the_format_that_its_weight_asks_for(tiny_model: PreTrainedModel) -> None:
+    other, name = copy.deepcopy(tiny_model), "layers.0.mlp.up_proj.weight"
+    body(other).get_parameter(name).grad_dtype = torch.bfloat16
+    expected, found = (
+        learn(one, read_in(torch.bfloat16, body(one), IDS).last_hidden_state) for one in (tiny_model, other)
+    )
+    assert found[name].dtype == torch.bfloat16
+    assert all(torch.equal(found[name].float(), expected[name]) for name in expected)
+
+
 @pytest.mark.parametrize("trained", ["feed-forward", "lora", "nf4-lora"])
 def test_only_what_moves_learns(tiny_model: PreTrainedModel, trained: str) -> None:
     for library in {"lora": ["peft"], "nf4-lora": ["peft", "bitsandbytes"]}.get(trained, []):

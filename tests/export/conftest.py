@@ -20,7 +20,7 @@ import pytest
 from potstill.models.examples import Example
 from potstill.models.teacher import load_tokenizer
 from potstill.recipe import Recipe
-from potstill.run import Run
+from potstill.run import Run, write_json
 from tiny import SENTENCES
 
 Exporting = Callable[..., Run]
@@ -66,6 +66,7 @@ def exporting(tiny_student: Path, answers: list[Example], tmp_path: Path, monkey
         run = Run(tmp_path / "run", Recipe.model_validate({"name": "tiny", "export": export}), home=tmp_path / "home")
         (run.folder / "signals").mkdir(parents=True)
         shutil.copytree(tiny_student, run.folder / "distill" / "student")
+        write_json(run.folder / "distill" / "report.json", {"dtype": "float32"})
         (run.folder / "export").mkdir()
         return run
 

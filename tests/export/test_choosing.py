@@ -10,6 +10,7 @@ import torch
 
 from potstill.export import export, gguf_path
 from potstill.export.choosing import GROUPS, Probe, choose, ladder, predict
+from potstill.export.writing import StudentFiles
 from potstill.models.examples import Example
 from potstill.models.gguf import load_state, read_table
 from potstill.models.teacher import load_model
@@ -34,9 +35,10 @@ def test_fewer_bits_cost_more_and_the_weights_come_back(probe: Probe) -> None:
     assert probe.divergence({}) == 0.0
 
 
-def test_it_is_the_kl_of_the_file(probe: Probe, exporting: Exporting, answers: list[Example]) -> None:
+@pytest.mark.parametrize("tokens", [0, 400])
+def test_it_is_the_kl_of_the_file(exporting: Exporting, answers: list[Example], tokens: int) -> None:
     """A model with the file's own weights, compared at the same positions."""
-    run = exporting(types=("Q4_0-ffn_down-Q8_0",), ship="Q4_0-ffn_down-Q8_0")
+    run = exporting(types=("Q4_0-ffn_down-Q8_0",), ship="Q4_0-ffn_down-Q8_0", importance_tokens=tokens)
     export(run, run.folder / "export")
     exact = load_model(run.folder / "distill" / "student", torch.float32)
     found = load_model(run.folder / "distill" / "student", torch.float32)
@@ -50,6 +52,7 @@ def test_it_is_the_kl_of_the_file(probe: Probe, exporting: Exporting, answers: l
             total += float((here.exp() * (here - there)).sum())
             positions += one.rows
     types = dict.fromkeys(GROUPS, "Q4_0") | {"ffn_down": "Q8_0"}
+    probe = Probe(exact, answers, StudentFiles(run, run.folder / "export", "").moments)
     assert probe.divergence(types) == pytest.approx(total / positions, rel=1e-3)
 
 

@@ -147,7 +147,8 @@ def curvature_of(
     """
     import torch
 
-    from potstill.distill.curvature import Curvature, evenly, measure_curvature
+    from potstill.distill.curvature import Curvature, measure_curvature
+    from potstill.models.examples import evenly
 
     path, section = folder / CURVATURE, run.recipe.distill
 
@@ -155,7 +156,7 @@ def curvature_of(
         if path.exists():
             return
         wanted = section.curvature
-        sequences = evenly([example.ids for example in store.examples], wanted.tokens)
+        sequences = [example.ids for example in evenly(store.examples, wanted.tokens)]
         kind = torch.float32 if dtype == torch.float16 else dtype
         with run.progress.task("what the layers read", 1.0, "share") as task:
             measure_curvature(student, sequences, section.batch_tokens, wanted.damping, kind, task).save(path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,18 +17,16 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Sampler
-from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 
 from potstill.distill import ranks
 from potstill.distill.batches import ExampleIndices, LengthBatches, collate
-from potstill.distill.companion import Batch, Companion
+from potstill.distill.companion import Batch
 from potstill.distill.mixing import MixedBatches
 from potstill.distill.schedule import Clock
-from potstill.distill.trainer import DistillTrainer, Pace
+from potstill.distill.trainer import DistillTrainer
 from potstill.models.anatomy import body
 from potstill.models.examples import Example
-from potstill.recipe import DistillSection
-from potstill.signals.store import SignalStore
 
 
 class Share(Sampler[list[int]]):
@@ -103,25 +101,14 @@ class SharedTrainer(DistillTrainer):
         by the first rank's time, and on the others it asks for no checkpoint and reports nothing.
     """
 
-    def __init__(
-        self,
-        student: PreTrainedModel,
-        store: SignalStore,
-        section: DistillSection,
-        arguments: TrainingArguments,
-        pace: Pace,
-        seed: int,
-        companions: Sequence[Companion] = (),
-        curvature: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        self.write = pace.report
-        pace.report = self._report
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.write, self.pace.report = self.pace.report, self._report
         if ranks.rank():
-            pace.checkpoint_seconds = math.inf
-        super().__init__(student, store, section, arguments, pace, seed, companions, curvature)
-        if isinstance(pace.clock, Clock):
+            self.pace.checkpoint_seconds = math.inf
+        if isinstance(self.pace.clock, Clock):
             first_time = FirstTime()
-            pace.clock.now = first_time
+            self.pace.clock.now = first_time
             self.callback_handler.callbacks.insert(0, first_time)  # before the pace, which starts the clock
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
@@ -175,6 +162,10 @@ class SharedTrainer(DistillTrainer):
             *(weight for weight in body(self.student).parameters() if weight.requires_grad),
             *self.match.parameters(),
         ]
+
+    def _takes_gradients_as_they_come(self) -> bool:
+        """DDP adds them up in the number format of the weights."""
+        return False
 
     def _measures_shares(self) -> bool:
         """On the first rank, whose micro-batch is the step's first."""

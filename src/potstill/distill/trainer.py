@@ -232,9 +232,16 @@ class DistillTrainer(Trainer):
             weights = {name: weight for name, weight in self.student.named_parameters() if name in self.curvature}
             inverses = {weight: self.curvature[name].to(weight.device) for name, weight in weights.items()}
             self.optimizer = optimiser = NaturalAdamW(optimiser.param_groups, inverses)
+            if self._takes_gradients_as_they_come():
+                for weight, inverse in inverses.items():
+                    weight.grad_dtype = inverse.dtype  # before PyTorch 2.10 a plain attribute, which changes nothing
         if self.match.parameters():
             optimiser.add_param_group({"params": self.match.parameters(), "weight_decay": 0.0})
         return optimiser
+
+    def _takes_gradients_as_they_come(self) -> bool:
+        """In bfloat16, which the optimiser would round them to anyway: nothing is added to them before it does."""
+        return bool(self.args.bf16) and self.args.gradient_accumulation_steps == 1
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None

@@ -1,7 +1,7 @@
 """The student's body at work in another number format than the one its weights are trained in.
 
 In:  a body with float32 weights, token ids.
-Out: its output; gradients arrive in float32, at the float32 weights.
+Out: its output; gradients arrive at the float32 weights, in the number format that these ask for.
 Does not know: losses, optimisers, batches.
 """
 
@@ -15,6 +15,7 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 
 from potstill.models.causal import causal_products
+from potstill.models.norms import written_out_norms
 
 
 def read_in(dtype: torch.dtype, body: PreTrainedModel, ids: Tensor, **wanted: Any) -> Any:
@@ -32,14 +33,26 @@ def read_in(dtype: torch.dtype, body: PreTrainedModel, ids: Tensor, **wanted: An
     if dtype == torch.bfloat16:
         table = body.get_input_embeddings()
         weights = {
-            name: weight.to(dtype)
+            name: _Copy.apply(weight, dtype)  # type: ignore[no-untyped-call]
             for name, weight in body.named_parameters()
             if weight.is_floating_point() and weight is not getattr(table, "weight", None)
         }
         arguments = {"inputs_embeds": table(ids).to(dtype), "use_cache": False, **wanted}
         if ids.device.type != "cpu":
             return functional_call(body, weights, (), arguments)
-        with causal_products(body.config, ids.shape[1]):
+        with causal_products(body.config, ids.shape[1]), written_out_norms(body):
             return functional_call(body, weights, (), arguments)
     with torch.autocast(ids.device.type, dtype, enabled=dtype != torch.float32):
         return body(input_ids=ids, use_cache=False, **wanted)
+
+
+class _Copy(torch.autograd.Function):
+    """`weight.to(dtype)`, whose gradient goes back as it is: autograd makes of it what `weight.grad_dtype` says."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        return weight.to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None]:
+        return outer[0], None
