@@ -59,7 +59,7 @@ example:
   python benchmarks/gguf_types.py runs/demo --tasks 50 --rounds 3
 
 Every type is kept in OUT/types.json once it is measured: stopped, the same command goes on. Leave the machine alone
-while it runs: the speed is measured last. --importance N asks the same of files whose columns are weighed by N tokens.
+while it runs: the speed is measured last. --importance 0 asks the same of files whose weights are rounded one by one.
 """
 
 
@@ -90,7 +90,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tasks", type=int, default=50, help="code tasks each writes; 0: none (50)")
     parser.add_argument("--answers", type=int, default=40, help="held-out answers compared (40)")
     parser.add_argument("--rounds", type=int, default=3, help="times each is timed; 0: not at all (3)")
-    parser.add_argument("--importance", type=int, default=0, help="training tokens behind the importance (0: uniform)")
+    parser.add_argument("--importance", type=int, default=16000, help="training tokens behind the rounding (16000)")
     parser.add_argument("--guard", type=int, default=96, help="tokens that the guard guards (96)")
     return parser.parse_args()
 

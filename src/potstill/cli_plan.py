@@ -11,12 +11,15 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from potstill.cli_use import progress
 from potstill.problem import Problem
+
+if TYPE_CHECKING:
+    from potstill.fit.finding import Finding
 
 MINUTES = {"s": 1 / 60, "m": 1.0, "h": 60.0}
 MILLISECONDS = {"ms": 1.0, "s": 1000.0}
@@ -94,7 +97,11 @@ def fit(
         memory_mb=_given("--memory", memory, MEGABYTES, "a size", "300MB or 0.3GB"),
     )
     wishes = Wishes(kind, candidates, source is not None and not speed_only, heal_tokens, answers)
-    finding = find(_opened(source, run), limits, wishes)
+    _show_finding(find(_opened(source, run), limits, wishes), as_json)
+
+
+def _show_finding(finding: Finding, as_json: bool) -> None:
+    """The table, lines for a recipe, and on stderr what excludes what. Raises: Problem where nothing fits."""
     if as_json:
         typer.echo(json.dumps(finding.to_json(), ensure_ascii=False, indent=1))
     else:

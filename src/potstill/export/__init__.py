@@ -27,7 +27,7 @@ def export(run: Run, folder: Path) -> None:
     files = [student.write(kind) for kind in section.types]
     report: dict[str, Any] = {"files": files}
     if section.target_mb or section.max_kl:
-        choice = choose(run, student.importance, target_mb=section.target_mb, max_kl=section.max_kl)
+        choice = choose(run, student.moments, target_mb=section.target_mb, max_kl=section.max_kl)
         files.append(student.write_chosen(choice.name))
         report["choice"] = choice_rows(choice)
     write_json(folder / "report.json", report)

@@ -1,6 +1,6 @@
 """Which mix to ship: the closest file of a given size, or the smallest of a given closeness, by measurement.
 
-In:  the float student, held-out answers, importance of its columns; megabytes or nats.
+In:  the float student, held-out answers, moments of its inputs; megabytes or nats.
 Out: a mix, and everything that was tried.
 Does not know: files, llama.cpp, the teacher.
 
@@ -27,10 +27,11 @@ from transformers import PreTrainedModel
 
 from potstill.losses import forward_kl
 from potstill.models.anatomy import head_weight
-from potstill.models.examples import Example
+from potstill.models.examples import Example, evenly
 from potstill.models.mix import GROUPS, group_of, name_of, stem_of
-from potstill.models.quantise import plan_types, predicted_bytes, quantise_rows
+from potstill.models.quantise import plan_types, predicted_bytes
 from potstill.models.reading import LAST, read_states
+from potstill.models.rounding import round_rows
 from potstill.models.teacher import load_model
 from potstill.problem import Problem
 from potstill.run import Run
@@ -44,7 +45,7 @@ MEASURED = 4
 """Mixes that are measured whole, at most, in the order of their predictions; and as many again where none will do."""
 BATCH_TOKENS = 2048
 ROWS = 256
-Importance = Mapping[str, NDArray[np.float32]]
+Moments = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,13 @@ class Choice:
     tried: tuple[Candidate, ...]
 
 
-def choose(run: Run, importance: Importance, *, target_mb: float | None = None, max_kl: float | None = None) -> Choice:
+def choose(run: Run, moments: Moments, *, target_mb: float | None = None, max_kl: float | None = None) -> Choice:
     """Choose a mix for the run's student, and say so in a small table.
 
     Raises: Problem where no mix is small or close enough; it says what would be.
     """
     model = load_model(run.stage("distill") / "student", torch.float32)
-    probe = Probe(model, held_out(run, run.recipe.export.choice_tokens), importance)
+    probe = Probe(model, held_out(run, run.recipe.export.choice_tokens), moments)
     least = min(probe.megabytes(kind) for kind in LADDER)
     if target_mb is not None and target_mb < least:
         raise Problem(f"No mix fits into {target_mb} MB", f"The smallest is {least:.1f} MB.")
@@ -101,20 +102,19 @@ def choice_rows(choice: Choice) -> dict[str, Any]:
 def held_out(run: Run, tokens: int) -> list[Example]:
     """Held-out answers up to so many tokens, evenly over the store; training ones where nothing is held out."""
     stores = (SignalStore(run.stage("signals"), split) for split in ("held-out", "train"))
-    examples = next((store.examples for store in stores if len(store)), [])
-    step = max(1, sum(example.rows for example in examples) // tokens)
-    return list(examples[::step])
+    return evenly(next((store.examples for store in stores if len(store)), []), tokens)
 
 
 class Probe:
     """The float student, whose weights are quantised part by part and put back."""
 
-    def __init__(self, model: PreTrainedModel, examples: Sequence[Example], importance: Importance) -> None:
+    def __init__(self, model: PreTrainedModel, examples: Sequence[Example], moments: Moments) -> None:
         """Read the examples once with the float weights."""
-        self._model, self._examples, self._importance = model, examples, importance
+        self._model, self._examples, self._moments = model, examples, moments
         self._weights = {name: weight.data for name, weight in model.named_parameters()}
         self._groups = {name: group_of(stem_of(name)) for name in self._weights}
         self.shapes = {name: tuple(weight.shape) for name, weight in self._weights.items()}
+        self._packed: dict[tuple[str, str], NDArray[np.uint8]] = {}
         self._head = head_weight(model).detach().clone()
         self._states = dict(self._read())
 
@@ -147,17 +147,19 @@ class Probe:
         try:
             for name in changed:
                 kind = plans[str(self._groups[name])][name]
-                parameters[name].data = _rounded(self._weights[name], kind, self._importance.get(name))
+                parameters[name].data = self._rounded(name, kind)
             yield
         finally:
             for name in changed:
                 parameters[name].data = self._weights[name]
 
-
-def _rounded(weight: Tensor, kind: str, importance: NDArray[np.float32] | None) -> Tensor:
-    """What llama.cpp computes with in place of `weight`."""
-    rows = quantise_rows(weight.float().numpy(), kind, importance)
-    return torch.from_numpy(dequantize(rows, GGMLQuantizationType[kind]).astype(np.float32, copy=False))
+    def _rounded(self, name: str, kind: str) -> Tensor:
+        """What llama.cpp computes with in place of a weight; packed, it is kept for the next mix."""
+        if (name, kind) not in self._packed:
+            weight = self._weights[name].float().numpy()
+            self._packed[name, kind] = round_rows(weight, kind, self._moments.get(name))
+        made = dequantize(self._packed[name, kind], GGMLQuantizationType[kind])
+        return torch.from_numpy(made.astype(np.float32, copy=False))
 
 
 def ladder(probe: Probe, group: str) -> list[str]:

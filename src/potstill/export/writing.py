@@ -9,26 +9,27 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from potstill.export.guard import add_guard, common_symbols, read_tokens, write_tokens
 from potstill.export.proof import prove
-from potstill.models.anatomy import head_weight
+from potstill.models.anatomy import body, head_weight
 from potstill.models.checkpoint import read_header
+from potstill.models.examples import evenly
 from potstill.models.gguf import write_gguf
 from potstill.models.gguf_adapter import ENDING, adapter_beside, adapter_path, write_lora_adapter
-from potstill.models.importance import measure_importance
 from potstill.models.lora import Lora, read_lora
 from potstill.models.mix import Mix
+from potstill.models.moments import EMBEDDING, HEAD, second_moments
 from potstill.models.teacher import find_teacher, load_model, load_tokenizer
 from potstill.recipe.product import CHOSEN, GUARD
-from potstill.run import Run, digest
+from potstill.run import Run, digest, read_json
 from potstill.signals.store import SignalStore
 
 BATCH_TOKENS = 2048
@@ -55,16 +56,24 @@ class StudentFiles:
         }
 
     @cached_property
-    def importance(self) -> dict[str, NDArray[np.float32]]:
-        """Which columns matter on what the student was trained on; empty where the recipe wants them all the same."""
-        left, sequences = self.section.importance_tokens, []
-        for example in self.examples:
-            if left > 0 and len(example.ids) > 1:
-                sequences.append(example.ids[: max(left, 2)])
-                left -= len(sequences[-1])
-        if not sequences:
+    def moments(self) -> Mapping[str, Tensor]:
+        """How the inputs of its matrices spread on what it was trained on; empty where the recipe does not ask."""
+        if not self.section.importance_tokens:
             return {}
-        return measure_importance(load_model(self.checkpoint, torch.float32), sequences, BATCH_TOKENS)
+        trained_in = read_json(self.run.stage("distill") / "report.json").get("dtype")
+        model = load_model(self.checkpoint, torch.bfloat16 if trained_in == "bfloat16" else torch.float32)
+        sequences = [example.ids for example in evenly(self.examples, self.section.importance_tokens)]
+        matrices = {name for name, weight in model.named_parameters() if weight.dim() == 2} | {HEAD}
+        with self.run.progress.task("what the matrices read", 1.0, "share") as task:
+            found = second_moments(
+                model,
+                sequences,
+                BATCH_TOKENS,
+                matrices,
+                lambda ids: body(model)(input_ids=ids, use_cache=False).last_hidden_state,
+                task.advance,
+            )
+        return {**found, EMBEDDING: found[HEAD]} if model.config.tie_word_embeddings else found
 
     @cached_property
     def guarded(self) -> list[int]:
@@ -142,6 +151,12 @@ class StudentFiles:
         self.run.progress.say(f"{adapter.name}: {megabytes:.1f} MB, {difference.kl:.2g} nats from the merged student")
         return {"name": adapter.name, "category": category, "megabytes": megabytes, "kl": difference.kl}
 
+    @property
+    def _finished(self) -> str | None:
+        """The type whose own levels training has left the weights on: they are written as they are."""
+        finish = self.run.recipe.distill.finish
+        return finish.type if finish.share else None
+
     def _write(self, kind: str, path: Path, guarded: bool) -> None:
         # The guarded rows are part of the header, so that a file with another guard has another hash.
         metadata = {**self._metadata, **({"guard": digest(self.guarded)} if guarded else {})}
@@ -151,7 +166,7 @@ class StudentFiles:
             self.mix(kind),
             metadata=metadata,
             progress=self.run.progress,
-            importance=self.importance if kind != EXACT else {},
+            moments={} if kind in (EXACT, self._finished) else self.moments,
             untied=guarded,
         )
 

@@ -53,6 +53,12 @@ class Example:
         return predicted(self.start, len(self.ids), self.places)
 
 
+def evenly(examples: Sequence[Example], tokens: int) -> list[Example]:
+    """Examples from all over the list, evenly spaced, of about `tokens` answer tokens together."""
+    step = max(1, round(sum(example.rows for example in examples) / max(tokens, 1)))
+    return list(examples[::step])
+
+
 def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     """Indices in batches of similar length whose padded size stays within `batch_tokens`, longest first.
 

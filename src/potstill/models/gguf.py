@@ -30,13 +30,13 @@ from potstill.models.mix import Mix, mix_named
 from potstill.models.quantise import (
     plan_types,
     predicted_bytes,
-    quantise_rows,
     tensor_bytes,
 )
 from potstill.problem import Problem
 from potstill.progress import Progress
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedConfig
 
 __all__ = [
@@ -50,7 +50,6 @@ __all__ = [
 ]
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-Importance = Mapping[str, NDArray[np.float32]]
 _FILE_TYPES = {"F32": "ALL_F32", "Q4_K": "MOSTLY_Q4_K_S", "Q5_K": "MOSTLY_Q5_K_S"}
 
 
@@ -61,7 +60,7 @@ def write_gguf(
     *,
     metadata: Mapping[str, str],
     progress: Progress,
-    importance: Importance | None = None,
+    moments: Mapping[str, Tensor] | None = None,
     untied: bool = False,
 ) -> None:
     """Write a Transformers checkpoint as a GGUF that stock llama.cpp loads.
@@ -75,8 +74,8 @@ def write_gguf(
         metadata: keys that begin with "general." (name, license, ...) go into the header as they are, all
             others under "potstill." (the fingerprint of the run).
         progress: told the bytes written.
-        importance: Transformers' name of a weight → [d], how much its columns count; where a name is missing, all
-            the same.
+        moments: Transformers' name of a matrix → [d, d], of its inputs, so that its errors make up for each other
+            (`rounding`); where a name is missing, every weight is rounded for itself.
         untied: write the head of a tied model too, as a tensor of its own: an adapter on the head needs one.
 
     Raises: Problem where the checkpoint lacks something, is of another family, holds numbers that are not
@@ -95,7 +94,7 @@ def write_gguf(
             _add_general(writer, model, quantisation, {**metadata, "general.name": name})
             _add_hyperparameters(writer, config)
             vocabulary.add_to(writer)
-            _write_tensors(writer, model, types, importance or {}, out.name, progress)
+            _write_tensors(writer, model, types, moments or {}, out.name, progress)
         finally:
             writer.close()
         _check_written(partial, vocabulary)
@@ -262,10 +261,12 @@ def _write_tensors(
     writer: GGUFWriter,
     model: _Model,
     types: Mapping[str, str],
-    importance: Importance,
+    moments: Mapping[str, Tensor],
     label: str,
     progress: Progress,
 ) -> None:
+    from potstill.models.rounding import round_rows
+
     sizes = {name: tensor_bytes(model.shapes[name], types[name]) for name in types}
     for name, type_name in types.items():
         kind = GGMLQuantizationType[type_name]
@@ -278,7 +279,7 @@ def _write_tensors(
     with progress.task(label, sum(sizes.values()), "B") as task:
         for name, type_name in types.items():
             try:
-                writer.write_tensor_data(quantise_rows(model.weight(name), type_name, importance.get(name)))
+                writer.write_tensor_data(round_rows(model.weight(name), type_name, moments.get(name)))
             except Problem as problem:
                 raise Problem(f"{name}: {problem.what}", problem.remedy) from problem
             task.advance(sizes[name])

@@ -48,7 +48,7 @@ def choose_type(shape: Sequence[int], quantisation: str) -> str:
     if len(shape) < 2:
         return "F32"
     for candidate in (quantisation, FALLBACKS.get(quantisation)):
-        if candidate is not None and shape[-1] % _block(candidate)[0] == 0:
+        if candidate is not None and shape[-1] % block_of(candidate)[0] == 0:
             return candidate
     return "F16"
 
@@ -87,7 +87,7 @@ def _check_patterns(mix: Mix, stems: Sequence[str]) -> None:
 
 def tensor_bytes(shape: Sequence[int], type_name: str) -> int:
     """Bytes of one tensor of `shape` in `type_name`. Raises Problem where its rows do not divide."""
-    block, size = _block(type_name)
+    block, size = block_of(type_name)
     if shape[-1] % block:
         raise Problem(
             f"Rows of {shape[-1]} numbers do not divide into {type_name} blocks of {block}",
@@ -137,12 +137,13 @@ def quantise_rows(
     matrix = np.ascontiguousarray(rows, dtype=np.float32).reshape(-1, rows.shape[-1])
     _check_range(matrix, type_name)
     result = np.empty((len(matrix), row_bytes), dtype=np.uint8)
-    step = max(1, _BYTES_A_TASK // (4 * matrix.shape[1]))
+    workers = os.cpu_count() or 1
+    step = max(1, min(_BYTES_A_TASK // (4 * matrix.shape[1]), -(-len(matrix) // workers)))
     convert = _quantiser(type_name)
     weights = np.ones(matrix.shape[1], dtype=np.float32) if importance is None else importance.astype(np.float32)
     if weights.shape != matrix.shape[1:]:
         raise ValueError(f"importance {weights.shape} of rows of {matrix.shape[1]}")
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         starts = range(0, len(matrix), step)
         list(pool.map(lambda at: convert(matrix[at : at + step], result[at : at + step], weights), starts))
     return result.reshape(*rows.shape[:-1], row_bytes)
@@ -156,7 +157,8 @@ def _check_range(matrix: NDArray[np.float32], type_name: str) -> None:
         raise Problem(f"A weight of {largest:.3g} does not fit into {type_name}", "Write F32 or BF16 instead.")
 
 
-def _block(type_name: str) -> tuple[int, int]:
+def block_of(type_name: str) -> tuple[int, int]:
+    """Numbers in a block of a type, and its bytes."""
     return GGML_QUANT_SIZES[GGMLQuantizationType[type_name]]
 
 

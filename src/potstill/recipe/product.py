@@ -78,7 +78,10 @@ class ExportSection(Section):
     )
     choice_tokens: int = Field(1500, ge=1, description="Held-out answer tokens that target_mb and max_kl measure on.")
     importance_tokens: int = Field(
-        0, ge=0, description="Training tokens read to learn which columns matter to a quantised file; 0: all the same."
+        16000,
+        ge=0,
+        description="Training answer tokens read to learn how what the matrices read goes together, so that the "
+        "roundings of a quantised file make up for each other; 0: every weight is rounded for itself.",
     )
     guard_tokens: Path | None = Field(
         None, description="Tokens to guard, a JSON string a line, instead of those that the rule finds."

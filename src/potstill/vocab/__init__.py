@@ -93,9 +93,10 @@ def _with_expectations(
     run: Run, model: PreTrainedModel, examples: Sequence[Example], counts: Mapping[int, int]
 ) -> dict[int, float]:
     """Uses in the text, plus what the teacher would have liked to write."""
-    from potstill.vocab.teacher_view import expected_uses, first_tokens
+    from potstill.models.examples import evenly
+    from potstill.vocab.teacher_view import expected_uses
 
-    chosen = first_tokens(examples, run.recipe.vocab.expectation_tokens) if run.recipe.vocab.expectation_tokens else []
+    chosen = evenly(examples, run.recipe.vocab.expectation_tokens) if run.recipe.vocab.expectation_tokens else []
     with run.progress.task("tokens the teacher likes", sum(len(e.ids) for e in chosen), "tokens") as task:
         expected = expected_uses(model, chosen, task)
     return {token: counts.get(token, 0) + float(uses) for token, uses in enumerate(expected)}
@@ -120,11 +121,12 @@ def _measure(
     answers: Sequence[Answer],
 ) -> dict[str, float]:
     """What the smaller vocabulary costs on text that had no say in it."""
-    from potstill.vocab.teacher_view import first_tokens, kept_probability
+    from potstill.models.examples import evenly
+    from potstill.vocab.teacher_view import kept_probability
 
     before = sum(len(text_ids(tokenizer, answer.text)) for answer in answers)
     after = sum(len(text_ids(student, answer.text)) for answer in answers)
-    examples = first_tokens(tokenize(student, answers, run.recipe.signals.context), run.recipe.vocab.coverage_tokens)
+    examples = evenly(tokenize(student, answers, run.recipe.signals.context), run.recipe.vocab.coverage_tokens)
     with run.progress.task("probability kept", sum(len(e.ids) for e in examples), "tokens") as task:
         kept = kept_probability(model, examples, vocabulary, task)
     return {

@@ -120,11 +120,11 @@ def _measure(
     run: Run, model: PreTrainedModel, binding: Binding, pairs: Sequence[tuple[Example, Example]]
 ) -> dict[str, float]:
     """Coverage by token, by use in held-out answers, and by the teacher's probability there; all, and of each kind."""
-    from potstill.vocab.teacher_view import first_tokens as spread
+    from potstill.models.examples import evenly
     from potstill.vocab.teacher_view import probability_of
 
     kinds = {how: binding.bound(how) for how in (EXACT, NEIGHBOUR, FIRST, UNKNOWN)}
-    chosen = spread([read for _, read in pairs], run.recipe.vocab.coverage_tokens)
+    chosen = evenly([read for _, read in pairs], run.recipe.vocab.coverage_tokens)
     with run.progress.task("probability kept", sum(len(one.ids) for one in chosen), "tokens") as task:
         shares = probability_of(model, chosen, kinds, task)
     uses = np.concatenate([read.ids[read.start :] for _, read in pairs])

@@ -75,13 +75,6 @@ def probability_of(
     return {name: share / max(rows, 1) for name, share in shares.items()}
 
 
-def first_tokens(examples: Sequence[Example], tokens: int) -> list[Example]:
-    """Examples from all over the list, evenly spaced, of about `tokens` answer tokens together."""
-    total = sum(example.rows for example in examples)
-    step = max(1, round(total / max(tokens, 1)))
-    return list(examples[::step])
-
-
 def _answer_logits(
     model: PreTrainedModel, examples: Sequence[Example], model_ids: Tensor | None, task: Task
 ) -> Iterator[Tensor]:
