@@ -240,7 +240,7 @@ class DistillTrainer(Trainer):
         return optimiser
 
     def _takes_gradients_as_they_come(self) -> bool:
-        """In bfloat16, which the optimiser would round them to anyway: nothing is added to them before it does."""
+        """In bfloat16, which the optimiser rounds them to anyway: only a companion's loss is added to them before."""
         return bool(self.args.bf16) and self.args.gradient_accumulation_steps == 1
 
     def create_scheduler(

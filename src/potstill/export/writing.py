@@ -166,7 +166,7 @@ class StudentFiles:
             self.mix(kind),
             metadata=metadata,
             progress=self.run.progress,
-            moments={} if kind in (EXACT, self._finished) else self.moments,
+            moments={} if kind.removesuffix(GUARD) in (EXACT, self._finished) else self.moments,
             untied=guarded,
         )
 
