@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from potstill.machine import peak_memory_mb
+from potstill.machine import bound_product_caches, peak_memory_mb
 
 
 class Cost(NamedTuple):
@@ -63,6 +63,7 @@ def alone(function: Callable[..., Any], *arguments: Any, loaded: Sequence[str] =
 
 
 def _work(connection: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    bound_product_caches()  # as the command does
     started, before = time.perf_counter(), time.process_time()
     function(*arguments)
     connection.send(Cost(time.perf_counter() - started, time.process_time() - before, peak_memory_mb()))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from potstill.machine import fastest_dtype, multiplication_gflops, usable_cores
+from potstill.machine import bound_product_caches, fastest_dtype, multiplication_gflops, usable_cores
 from potstill.models.anatomy import body
 from potstill.models.examples import Example
 from potstill.models.llama import LlamaReader
@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=12_000, help="tokens to read with each reader")
     parser.add_argument("--length", type=int, default=220, help="tokens a sequence")
     arguments = parser.parse_args()
+    bound_product_caches()
     teacher = find_teacher(TeacherSection().model, default_home(), TerminalProgress(Console(stderr=True)))
     random = np.random.default_rng(0)
     count = arguments.tokens // arguments.length

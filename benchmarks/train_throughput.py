@@ -25,7 +25,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from potstill.distill import Log, training_arguments
 from potstill.distill.schedule import StepCount
 from potstill.distill.trainer import DistillTrainer, Pace
-from potstill.machine import multiplication_gflops, peak_memory_mb
+from potstill.machine import bound_product_caches, freed_memory_kept, multiplication_gflops, peak_memory_mb
 from potstill.models.causal import causal_attention
 from potstill.models.examples import Example
 from potstill.models.norms import rms_norm
@@ -47,7 +47,8 @@ def main() -> None:
     arguments = parser.parse_args()
     recipe = load_recipe(Path(__file__).parent.parent / "recipes" / "demo.toml")
     rows = []
-    with TemporaryDirectory() as folder:
+    bound_product_caches()
+    with freed_memory_kept(), TemporaryDirectory() as folder:
         store = random_store(Path(folder), recipe.distill.batch_tokens, arguments.steps + 1)
         for dtype in ("float32", "bfloat16"):
             rows.append(measure(recipe, store, Path(folder), dtype, arguments.layers, arguments.ffn))

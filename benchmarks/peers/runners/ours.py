@@ -18,6 +18,7 @@ import torch
 from telling import Job, Teller, serve, versions
 from transformers import logging
 
+from potstill.machine import bound_product_caches, freed_memory_kept
 from potstill.models.anatomy import head_weight
 from potstill.models.examples import Example
 from potstill.models.teacher import load_model
@@ -33,6 +34,7 @@ SHARD_ANSWERS = 40
 def main(job: Job, teller: Teller) -> None:
     """One of the three."""
     logging.set_verbosity_error()
+    bound_product_caches()
     teller.tell("versions", **versions("potstill", "torch", "transformers", "xllamacpp"))
     {"collect": collect, "write": write, "evaluate": evaluate}[job["do"]](job, teller)
 
@@ -58,7 +60,7 @@ def collect(job: Job, teller: Teller) -> None:
     shards, done = {}, 0
     teller.start()
     for split, examples in texts.items():
-        with Silent().task("", None, "") as task:
+        with freed_memory_kept(), Silent().task("", None, "") as task:
             shards[split] = collect_signals(source, split, examples, SHARD_ANSWERS, folder, task)
         done += sum(len(example.ids) for example in examples)
         teller.step(done)

@@ -20,6 +20,7 @@ from potstill.distill import Log, training_arguments
 from potstill.distill.batches import LengthBatches
 from potstill.distill.schedule import Clock, StepCount
 from potstill.distill.trainer import DistillTrainer, Pace
+from potstill.machine import bound_product_caches, freed_memory_kept
 from potstill.models.checkpoint import save_checkpoint
 from potstill.models.teacher import load_model
 from potstill.progress import Silent
@@ -31,6 +32,7 @@ from potstill.signals.store import SignalStore
 def main(job: Job, teller: Teller) -> None:
     """Train on the kept signals, by steps or by the clock; save where the job says so."""
     logging.set_verbosity_error()
+    bound_product_caches()
     teller.tell("versions", **versions("potstill", "torch", "transformers", "accelerate"))
     folder = Path(job["scratch"])
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +58,7 @@ def main(job: Job, teller: Teller) -> None:
     trainer = DistillTrainer(student, store, recipe.distill, arguments, Pace(clock, 1e9, report), job["seed"])
     log.meter = trainer.meter
     teller.tell("settings", **told(recipe.distill))
-    with Silent().task("", 1.0, "share") as log.task:
+    with freed_memory_kept(), Silent().task("", 1.0, "share") as log.task:
         teller.start()
         trainer.train()
     if job["save"]:
