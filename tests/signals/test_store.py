@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,6 +120,19 @@ def test_rows_of_several_examples_are_theirs_end_to_end(tiny_model: PreTrainedMo
     apart = torch.cat([store.rows_of([5]).hidden, store.rows_of([0]).hidden])
     assert torch.equal(together, apart)
     assert store.layer_states([5, 0], 2).shape == together.shape
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which files are mapped")
+@pytest.mark.parametrize("precision", ["int8", "float16"])
+def test_a_shard_is_mapped_only_while_it_is_read(tiny_model: PreTrainedModel, tmp_path: Path, precision: str) -> None:
+    store = build_store(tiny_model, tmp_path / "mapped", "hidden", precision, layers=(2,))
+    rows = store.rows_of(range(len(store)))
+    assert len(rows.hidden) == store.rows and len(store.layer_states([0], 2))
+    maps = Path("/proc/self/maps")
+    assert "mapped/train-" not in maps.read_text()
+    part = store._arrays(0, "hidden")
+    assert "mapped/train-00000" in maps.read_text(), "the test would not see it"
+    assert part and len(part["hidden"]) == store.examples[0].rows
 
 
 def test_batching_does_not_change_what_is_read(tiny_model: PreTrainedModel) -> None:

@@ -89,45 +89,63 @@ def write_shard(path: Path, form: StoreFormat, examples: Sequence[Example], sign
 
 
 class _Shard:
-    """One open shard: memory-mapped, sliced by example."""
+    """One shard, sliced by example; mapped only while something is read from it.
+
+    A map that stays open keeps every page that was ever read among this process's memory.
+    """
 
     def __init__(self, path: Path, expected: StoreFormat) -> None:
+        self.path = path
         try:
-            self.file: Any = safe_open(path, framework="pt")
-            described: Mapping[str, str] = self.file.metadata() or {}
-            self.names_of_arrays: list[str] = list(self.file.keys())
-            form = json.loads(described["potstill.signals"])
-            self.names: list[str] = json.loads(described["ids"])
-            self.categories: list[str] = json.loads(described["categories"])
-            # Shards of older versions say nothing of these two.
-            self.given: list[bool] = json.loads(described.get("given", json.dumps([False] * len(self.names))))
-            form.setdefault("attention", [])
-        except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-            raise Problem(f"{path}: truncated or not a signal shard ({error})", _AGAIN) from None
+            with self._open() as file:
+                described: Mapping[str, str] = file.metadata() or {}
+                self.names_of_arrays: list[str] = list(file.keys())
+                form = json.loads(described["potstill.signals"])
+                self.names: list[str] = json.loads(described["ids"])
+                self.categories: list[str] = json.loads(described["categories"])
+                # Shards of older versions say nothing of these two.
+                self.given: list[bool] = json.loads(described.get("given", json.dumps([False] * len(self.names))))
+                form.setdefault("attention", [])
+                self.lengths, self.starts = (file.get_tensor(name).long() for name in ("lengths", "starts"))
+                self.has_places = "places" in self.names_of_arrays
+                rows = file.get_tensor("counts").long() if self.has_places else self.lengths - self.starts
+        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            raise self._damaged(error) from None
         if form != json.loads(json.dumps(asdict(expected))):
             raise Problem(f"{path}: was made by other settings than its index says", _AGAIN)
-        lengths = self.file.get_tensor("lengths").long()
-        self.starts = self.file.get_tensor("starts").long()
-        self.token_ends = lengths.cumsum(0)
-        self.has_places = "places" in self.names_of_arrays
-        rows = self.file.get_tensor("counts").long() if self.has_places else lengths - self.starts
         self.row_ends = rows.cumsum(0)
-        self.map_ends = attention_values(lengths - self.starts, self.starts).cumsum(0)
-        self.lengths = lengths
+        self.map_ends = attention_values(self.lengths - self.starts, self.starts).cumsum(0)
 
-    def example(self, index: int) -> Example:
-        end, length = int(self.token_ends[index]), int(self.lengths[index])
-        ids = self.file.get_slice("ids")[end - length : end].long().numpy()
-        places = self.arrays(index, "places")["places"].long().numpy() if self.has_places else None
-        return Example(
-            self.names[index], self.categories[index], ids, int(self.starts[index]), self.given[index], places
-        )
+    def examples(self) -> list[Example]:
+        """All of them, in order."""
+        with self._open() as file:
+            ids = file.get_tensor("ids").long().split(self.lengths.tolist())
+            chosen: Sequence[Tensor | None] = [None] * len(ids)
+            if self.has_places:
+                chosen = file.get_tensor("places").long().split(self.row_ends.diff(prepend=torch.tensor([0])).tolist())
+        return [
+            Example(name, category, one.numpy(), start, given, None if places is None else places.numpy())
+            for name, category, one, start, given, places in zip(
+                self.names, self.categories, ids, self.starts.tolist(), self.given, chosen, strict=True
+            )
+        ]
 
     def arrays(self, index: int, prefix: str) -> Arrays:
+        """Arrays `prefix.…` of one example: views of the file, which is mapped as long as they are kept."""
         ends = self.map_ends if prefix.startswith("attention-") else self.row_ends
         begin, end = int(ends[index - 1]) if index else 0, int(ends[index])
         names = [name for name in self.names_of_arrays if name.split(".")[0] == prefix]
-        return {name: self.file.get_slice(name)[begin:end] for name in names}
+        with self._open() as file:
+            return {name: file.get_slice(name)[begin:end] for name in names}
+
+    def _open(self) -> Any:
+        try:
+            return safe_open(self.path, framework="pt")
+        except (OSError, SafetensorError) as error:
+            raise self._damaged(error) from None
+
+    def _damaged(self, error: Exception) -> Problem:
+        return Problem(f"{self.path}: truncated or not a signal shard ({error})", _AGAIN)
 
 
 _AGAIN = "Run the stage `signals` again: delete its folder, then potstill run."
@@ -156,7 +174,7 @@ class SignalStore:
         self.form = StoreFormat(**frozen)
         self._shards = [_Shard(folder / name, self.form) for name in index["shards"][split]]
         self._places = [(shard, row) for shard in self._shards for row in range(len(shard.names))]
-        self.examples = [shard.example(row) for shard, row in self._places]
+        self.examples = [example for shard in self._shards for example in shard.examples()]
 
     def __len__(self) -> int:
         """Examples in the store."""
