@@ -4,8 +4,8 @@
     python benchmarks/mapped_signals.py --gb 10 --steps 400
 
 The store is one shard of random signals (width 896, int8) copied as often as it takes; it is removed afterwards.
-Anonymous memory is the process's own. File-backed memory is pages of the store and of libraries, which the system takes
-back whenever somebody else needs them: it may grow to the size of the store and does no harm. Linux only.
+Anonymous memory is the process's own, file-backed memory is pages of libraries and of what is mapped of the store;
+neither may grow with what has been read. Linux only.
 """
 
 from __future__ import annotations
