@@ -152,7 +152,7 @@ _AGAIN = "Run the stage `signals` again: delete its folder, then potstill run."
 
 
 class SignalStore:
-    """A finished store. Opening it reads only headers.
+    """A finished store. Opening it reads headers and token ids, no signals.
 
     Args:
         folder: where `index.json` lies.
