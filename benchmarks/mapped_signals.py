@@ -20,6 +20,8 @@ from typing import Any
 
 from measuring import alone
 
+from potstill.machine import bound_product_caches
+
 WIDTH, VOCABULARY = 896, 512
 ANSWERS, LENGTH, START = 40, 217, 62
 """Of a shard: as many answers as the recipe's default, as long as the golden ones."""
@@ -33,6 +35,7 @@ def main() -> None:
     parser.add_argument("--batch-tokens", type=int, default=8192)
     parser.add_argument("--place", type=Path, help="folder with enough room (the system's own for temporary files)")
     given = parser.parse_args()
+    bound_product_caches()
     with TemporaryDirectory(dir=given.place) as folder:
         # In a process of its own, so that no memory it gave back hides what opening the store takes.
         alone(make_store, Path(folder), given.gb * 1e9)
