@@ -7,7 +7,8 @@ import torch
 from transformers import PreTrainedModel
 
 from potstill.models.anatomy import body, decoder_layers
-from potstill.models.moments import HEAD, ByInputs, second_moments
+from potstill.models.architecture import HEAD
+from potstill.models.moments import ByInputs, second_moments
 
 SEQUENCES = [np.random.default_rng(length).integers(0, 600, length) for length in (9, 5, 17, 3)]
 DOWN = "model.layers.1.mlp.down_proj.weight"

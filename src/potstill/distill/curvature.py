@@ -26,7 +26,8 @@ from transformers import PreTrainedModel
 
 from potstill.distill.working import read_in
 from potstill.models.anatomy import body
-from potstill.models.moments import HEAD, ByInputs, second_moments
+from potstill.models.architecture import HEAD
+from potstill.models.moments import ByInputs, second_moments
 from potstill.problem import Problem
 from potstill.progress import Task
 

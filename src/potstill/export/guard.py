@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from potstill.models.architecture import HEAD
 from potstill.models.examples import Example
 from potstill.models.gguf_adapter import adapter_path, write_row_adapter
 from potstill.models.gguf_reader import dequantised, read_metadata
@@ -30,7 +31,6 @@ HEADER = """\
 # Tokens whose rows of the head stay at 16 bit, a JSON string a line, the commonest first.
 # Edit a copy, and name it in the recipe: export.guard_tokens = "my-tokens.txt".
 """
-HEAD = "lm_head.weight"
 
 
 def is_symbol(text: str) -> bool:

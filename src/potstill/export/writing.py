@@ -20,13 +20,14 @@ from torch import Tensor
 from potstill.export.guard import add_guard, common_symbols, read_tokens, write_tokens
 from potstill.export.proof import prove
 from potstill.models.anatomy import body, head_weight
+from potstill.models.architecture import EMBEDDING, HEAD
 from potstill.models.checkpoint import read_header
 from potstill.models.examples import evenly
 from potstill.models.gguf import write_gguf
 from potstill.models.gguf_adapter import ENDING, adapter_beside, adapter_path, write_lora_adapter
 from potstill.models.lora import Lora, read_lora
 from potstill.models.mix import Mix
-from potstill.models.moments import EMBEDDING, HEAD, second_moments
+from potstill.models.moments import second_moments
 from potstill.models.teacher import find_teacher, load_model, load_tokenizer
 from potstill.recipe.product import CHOSEN, GUARD
 from potstill.run import Run, digest, read_json

@@ -41,6 +41,8 @@ REQUIRED = (
 )
 """Without any of these llama.cpp loads the file, takes a default of its own, and may be silently wrong."""
 
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+"""In Transformers, in every family; tied models have the first alone."""
 SUFFIXES = (".weight", ".bias")
 _SPLIT = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
 _NORMED = (*_SPLIT, "self_attn.q_norm", "self_attn.k_norm")

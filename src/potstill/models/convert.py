@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from potstill.models.architecture import FAMILIES
+from potstill.models.architecture import EMBEDDING, FAMILIES, HEAD
 from potstill.models.gguf_reader import Metadata, Table, dequantised, read_table
 from potstill.models.gguf_vocabulary import SPLITS
 from potstill.problem import Problem
@@ -29,7 +29,6 @@ FORMAT = "1"
 """Changes whenever the same GGUF would become another checkpoint."""
 SAME_MATRIX = 0.9
 """Correlation above which `output.weight` and `token_embd.weight` are two roundings of one matrix."""
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _REMEDY = "Give a checkpoint folder with safetensors instead."
 
 

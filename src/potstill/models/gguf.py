@@ -24,6 +24,7 @@ from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
 from numpy.typing import NDArray
 
 from potstill.models import architecture, gguf_vocabulary
+from potstill.models.architecture import EMBEDDING, HEAD
 from potstill.models.gguf_reader import Table, check_gguf, dequantised, load_state, read_metadata, read_table
 from potstill.models.gguf_vocabulary import Vocabulary, read_vocabulary
 from potstill.models.mix import Mix, mix_named
@@ -49,7 +50,6 @@ __all__ = [
     "write_gguf",
 ]
 
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _FILE_TYPES = {"F32": "ALL_F32", "Q4_K": "MOSTLY_Q4_K_S", "Q5_K": "MOSTLY_Q5_K_S"}
 
 

@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from potstill.models.architecture import HEAD
 from potstill.models.examples import batches_by_length, pad
 from potstill.models.inputs import listening
-
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 @dataclass(frozen=True)
