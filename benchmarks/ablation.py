@@ -20,6 +20,7 @@ from rich.console import Console
 from potstill import pipeline
 from potstill.compare import Comparison, Reading, compare, write_page
 from potstill.family import copy_finished
+from potstill.machine import bound_product_caches
 from potstill.problem import Problem
 from potstill.recipe import Recipe, load_recipe, with_options
 from potstill.run import Run, default_home, read_json
@@ -65,6 +66,7 @@ def seeded(recipe: Recipe, seed: int) -> Recipe:
 
 def finish(run: Run, earlier: Sequence[Path]) -> bool:
     """All stages; False, and why, where a technique cannot run on this machine."""
+    bound_product_caches()  # as the command does
     run.folder.mkdir(parents=True, exist_ok=True)
     with run.alone():
         for other in earlier:
