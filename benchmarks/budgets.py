@@ -1,16 +1,20 @@
 """What time buys: the same recipes at several budgets, as a table and a picture.
 
     python benchmarks/budgets.py recipes/qwen-150m.toml recipes/published-qwen-150m.toml --minutes 30 60 120
-    python benchmarks/budgets.py recipes/qwen-80m.toml --minutes 30 --runs runs/budgets --picture docs/budgets.svg
+    python benchmarks/budgets.py recipes/qwen-80m.toml --minutes 30 --rows docs/budgets.jsonl
+    python benchmarks/budgets.py --rows docs/budgets.jsonl --picture docs/budgets.svg
 
 Every run is a folder `<recipe>-<minutes>m` of --runs. Killed at any time, the same command goes on where it was. Stages
 that an earlier run has done alike are copied, so that only training and what follows it is done for each budget.
-Prints Markdown for docs/results.md. Needs an otherwise idle machine: a budget is wall-clock time.
+A run is hours of work and its folder is large; what was measured of it stays in --rows, a line a run, and is shown with
+the runs made now; without recipes it is all that is shown. Prints Markdown for docs/results.md. Needs an otherwise idle
+machine: a budget is wall-clock time.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +41,8 @@ FILE = {
 }
 FLOAT = {"fidelity.kl": "KL, trained", "fidelity.top1": "top-1, trained"}
 BESIDE = ("teacher", "smollm2-135m-instruct")
+SPENT = ("seconds", "steps", "tokens", "passes")
+MODELS = (*BESIDE, "healed", "trained", "student")
 
 
 class Entry(NamedTuple):
@@ -55,12 +61,17 @@ class Entry(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipes", nargs="+", type=Path)
+    parser.add_argument("recipes", nargs="*", type=Path)
     parser.add_argument("--minutes", nargs="+", type=float, default=[30, 60, 120])
     parser.add_argument("--runs", type=Path, default=Path("runs/budgets"))
+    parser.add_argument("--rows", type=Path, help="JSON lines of earlier runs, to which those made now are added")
     parser.add_argument("--picture", type=Path, help="an SVG of KL and top-1 against minutes and tokens")
     given = parser.parse_args()
     entries = done(given.recipes, sorted(given.minutes), given.runs)
+    if given.rows:
+        entries = kept(entries, given.rows)
+    if not entries:
+        parser.error("nothing to show: name a recipe, or a file of --rows that has some")
     print("\n".join([*table(entries), "", *forecasts(entries)]))
     if given.picture:
         draw(entries, given.picture)
@@ -87,6 +98,24 @@ def read(folder: Path, recipe: str, minutes: float) -> Entry:
         read_json(folder / "distill" / "report.json"),
         read_json(folder / "evaluate" / "scorecard.json"),
     )
+
+
+def kept(entries: Sequence[Entry], rows: Path) -> list[Entry]:
+    """The runs of `rows`, `entries` in place of those of the same recipe and budget; `rows` holds all of them then."""
+    earlier = rows.read_text(encoding="utf-8").splitlines() if rows.exists() else []
+    known = {(one.recipe, one.minutes): one for one in [Entry(**json.loads(line)) for line in earlier] + [*entries]}
+    lines = [json.dumps(essence(one)._asdict(), ensure_ascii=False) for one in known.values()]
+    rows.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return [one for runs in by_recipe([*known.values()]).values() for one in sorted(runs, key=lambda run: run.minutes)]
+
+
+def essence(entry: Entry) -> Entry:
+    """What table and picture use of it."""
+    scores = {
+        metric: {model: entry.scores[metric][model] for model in MODELS if model in entry.scores[metric]}
+        for metric in FILE
+    }
+    return entry._replace(report={name: entry.report[name] for name in SPENT}, scores=scores)
 
 
 def table(entries: Sequence[Entry]) -> list[str]:
@@ -152,11 +181,11 @@ def by_recipe(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
 
 
 def draw(entries: Sequence[Entry], path: Path) -> None:
-    """Two metrics against time and against tokens; where a recipe heals, its line begins there."""
+    """Two metrics against time and against tokens; a line begins at the student before its training."""
     import matplotlib
 
     matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "potstill"})
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, frames = pyplot.subplots(2, 2, figsize=(9, 6), sharex="col", sharey="row", layout="constrained")
     for recipe, runs in by_recipe(entries).items():
@@ -169,6 +198,10 @@ def draw(entries: Sequence[Entry], path: Path) -> None:
                 frames[row, column].plot([0, *across], up, marker="o", label=recipe)
     for frame, name in zip(frames[:, 0], ("KL to the teacher, nats", "top-1 agreement"), strict=True):
         frame.set_ylabel(name)
+    frames[0, 0].set_yscale("log")  # an unhealed cut lies many nats away
+    frames[0, 0].yaxis.set_major_locator(ticker.LogLocator(subs=(0.25, 0.5, 1)))
+    frames[0, 0].yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+    frames[0, 0].yaxis.set_minor_locator(ticker.NullLocator())
     for frame, name in zip(frames[1], ("minutes of training", "thousand tokens"), strict=True):
         frame.set_xlabel(name)
     for frame in frames.flat:

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-from budgets import Entry, draw, forecasts, table
+from budgets import Entry, draw, forecasts, kept, table
 
 
 def entry(recipe: str, minutes: float, kl: float, **more: dict[str, dict[str, float]]) -> Entry:
@@ -45,3 +45,13 @@ def test_a_picture_is_drawn(tmp_path: Path) -> None:
     draw([entry("ours", minutes, 1 / minutes) for minutes in (30, 60)], tmp_path / "budgets.svg")
     drawn = (tmp_path / "budgets.svg").read_text(encoding="utf-8")
     assert "ours" in drawn and "minutes of training" in drawn
+
+
+def test_what_was_measured_outlives_its_folder(tmp_path: Path) -> None:
+    rows = tmp_path / "budgets.jsonl"
+    teacher, more = {"teacher": {"value": 0.8}}, {"seed": 3}
+    first = [entry("ours", 60, 0.5, **{"code.runs": teacher}), entry("theirs", 30, 0.7)]
+    kept([one._replace(report=one.report | more, scores=one.scores | {"size.file_mb": {}}) for one in first], rows)
+    again = kept([entry("ours", 30, 0.6), entry("theirs", 30, 0.4)], rows)
+    assert again == kept([], rows) == [entry("ours", 30, 0.6), first[0], entry("theirs", 30, 0.4)]
+    assert len(rows.read_text(encoding="utf-8").splitlines()) == 3
