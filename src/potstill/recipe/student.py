@@ -244,8 +244,8 @@ class DistillSection(Section):
     )
     people_share: Share | None = Field(
         None,
-        description="Share of micro-batches with questions by people (the golden set, files of your own); made-up ones "
-        "fill the rest. Absent: as often as they come.",
+        description="Share of micro-batches with questions that people wrote (the golden set, files of your own); made-up "
+        "ones fill the rest. Absent: as often as they come.",
     )
     accumulation: int = Field(1, ge=1, description="Micro-batches a step.")
     losses: LossesSection = Field(default_factory=lambda: LossesSection.model_validate({}))
