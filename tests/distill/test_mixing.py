@@ -1,4 +1,4 @@
-"""Batches of two kinds, such as given answers among the teacher's: the share, and that nothing is left out."""
+"""Batches of given answers among the teacher's: the share, and that nothing is left out."""
 
 from __future__ import annotations
 
@@ -7,21 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from potstill.distill.mixing import Mix, MixedBatches, mix_of
+from potstill.distill.mixing import MixedBatches
 from potstill.models.examples import Example
 from potstill.problem import Problem
-from potstill.recipe import DistillSection
 
 
 def examples(given: int, taught: int) -> list[Example]:
     marks = np.random.default_rng(0).permutation([True] * given + [False] * taught)
     return [Example(f"e{i}", "test", np.zeros(4, dtype=np.int64), 2, given=bool(mark)) for i, mark in enumerate(marks)]
-
-
-def joint(share: float) -> Mix:
-    mix = mix_of(DistillSection.model_validate({"joint": {"share": share}}))
-    assert mix is not None
-    return mix
 
 
 def pairs(lengths: Sequence[int]) -> list[list[int]]:
@@ -34,7 +27,7 @@ def test_every_batch_is_of_one_kind_in_the_share_asked_and_every_answer_comes(
     given: int, taught: int, share: float
 ) -> None:
     known = examples(given, taught)
-    batches = MixedBatches(known, joint(share), pairs, seed=0)
+    batches = MixedBatches(known, share, pairs, seed=0)
     epoch = list(batches)
     assert len(epoch) == len(batches)
     kinds = [{known[number].given for number in batch} for batch in epoch]
@@ -45,7 +38,7 @@ def test_every_batch_is_of_one_kind_in_the_share_asked_and_every_answer_comes(
 
 def test_the_scarce_kind_comes_again_only_when_all_of_it_has_been() -> None:
     known = examples(4, 40)
-    given = [tuple(batch) for batch in MixedBatches(known, joint(0.5), pairs, seed=0) if known[batch[0]].given]
+    given = [tuple(batch) for batch in MixedBatches(known, 0.5, pairs, seed=0) if known[batch[0]].given]
     assert len(given) == 20
     assert all(given.count(batch) == 10 for batch in set(given))
     assert all(len(set(given[begin : begin + 2])) == 2 for begin in range(0, 20, 2))
@@ -53,7 +46,7 @@ def test_the_scarce_kind_comes_again_only_when_all_of_it_has_been() -> None:
 
 def test_order_depends_on_seed_and_epoch_alone() -> None:
     def order(seed: int, epoch: int) -> list[list[int]]:
-        batches = MixedBatches(examples(10, 20), joint(0.5), pairs, seed)
+        batches = MixedBatches(examples(10, 20), 0.5, pairs, seed)
         batches.set_epoch(epoch)
         return list(batches)
 
@@ -64,29 +57,13 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
 
 def test_the_ends_of_the_scale_hold_one_kind() -> None:
     known = examples(6, 8)
-    assert {number for batch in MixedBatches(known, joint(0.0), pairs, 0) for number in batch} == {
+    assert {number for batch in MixedBatches(known, 0.0, pairs, 0) for number in batch} == {
         number for number, one in enumerate(known) if not one.given
     }
-    assert all(known[number].given for batch in MixedBatches(known, joint(1.0), pairs, 0) for number in batch)
+    assert all(known[number].given for batch in MixedBatches(known, 1.0, pairs, 0) for number in batch)
 
 
 @pytest.mark.parametrize(("given", "taught", "missing"), [(0, 5, "given answers"), (5, 0, "by the teacher")])
 def test_a_share_of_nothing_is_a_problem(given: int, taught: int, missing: str) -> None:
     with pytest.raises(Problem, match=missing):
-        MixedBatches(examples(given, taught), joint(0.3), pairs, 0)
-
-
-def test_people_and_made_up_questions_are_told_apart_by_their_ids() -> None:
-    mix = mix_of(DistillSection.model_validate({"people_share": 0.5}))
-    assert mix is not None
-    names = ["everyday-001", "synthetic-8afbc5ad6bc0a175", "my-prompts:4"]
-    known = [Example(name, "test", np.zeros(4, dtype=np.int64), 2) for name in names]
-    assert [mix.is_first(one) for one in known] == [True, False, True]
-    with pytest.raises(Problem, match="made-up questions"):
-        MixedBatches(known[::2], mix, pairs, 0)
-
-
-def test_without_a_share_nothing_is_mixed() -> None:
-    assert mix_of(DistillSection.model_validate({})) is None
-    with pytest.raises(ValueError, match="set one of them"):
-        DistillSection.model_validate({"people_share": 0.5, "joint": {"share": 0.5}})
+        MixedBatches(examples(given, taught), 0.3, pairs, 0)

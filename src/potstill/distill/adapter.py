@@ -68,8 +68,7 @@ def adapter_training(section: DistillSection) -> DistillSection:
         update={
             **{"budget_minutes": own.minutes, "learning_rate": own.learning_rate, "trained": "lora"},
             "lora": section.lora.model_copy(update={"rank": own.rank, "alpha": own.alpha}),
-            "people_share": None,  # a category need not hold both kinds
-            "joint": section.joint.model_copy(update={"share": None}),  # nor here
+            "joint": section.joint.model_copy(update={"share": None}),  # a category need not hold both kinds
             "on_policy": section.on_policy.model_copy(update={"share": 0.0}),
             "consistency": section.consistency.model_copy(update={"weight": 0.0}),
             "finish": section.finish.model_copy(update={"share": 0.0}),

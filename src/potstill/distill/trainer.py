@@ -32,7 +32,7 @@ from potstill.distill.attention import AttentionMatch
 from potstill.distill.batches import ExampleIndices, LengthBatches, collate
 from potstill.distill.companion import Batch, Companion
 from potstill.distill.hidden import HiddenMatch
-from potstill.distill.mixing import MixedBatches, mix_of
+from potstill.distill.mixing import MixedBatches
 from potstill.distill.objective import Lesson, head_losses, position_weights
 from potstill.distill.optimiser import NaturalAdamW
 from potstill.distill.schedule import Clock, StepCount, learning_rate_factor, temperature_at
@@ -210,10 +210,10 @@ class DistillTrainer(Trainer):
             section = self.section
             return LengthBatches(lengths, section.batch_tokens, self.seed, section.batch_answers)
 
-        examples, mix = self.store.examples, mix_of(self.section)
-        if mix is None:
+        examples, share = self.store.examples, self.section.joint.share
+        if share is None:
             return compose([len(example.ids) for example in examples])
-        return MixedBatches(examples, mix, lambda lengths: compose(lengths).batches, self.seed)
+        return MixedBatches(examples, share, lambda lengths: compose(lengths).batches, self.seed)
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
         """Batches by length."""

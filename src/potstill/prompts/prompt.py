@@ -42,11 +42,6 @@ def is_made_up(prompt: Prompt) -> bool:
     return prompt.source.startswith(f"{SYNTHETIC}:")
 
 
-def is_made_up_id(name: str) -> bool:
-    """The same by the id alone, which is all that later stages keep."""
-    return name.startswith(f"{SYNTHETIC}-")
-
-
 def read_prompts(path: Path) -> list[Prompt]:
     """What `write_prompts` wrote. Raises: Problem naming file and line where it is missing or damaged."""
     try:

@@ -242,11 +242,6 @@ class DistillSection(Section):
     batch_answers: int | None = Field(
         None, ge=1, description="Answers a micro-batch, whatever their length; absent: as batch_tokens allows."
     )
-    people_share: Share | None = Field(
-        None,
-        description="Share of micro-batches with questions that people wrote (the golden set, files of your own); made-up "
-        "ones fill the rest. Absent: as often as they come.",
-    )
     accumulation: int = Field(1, ge=1, description="Micro-batches a step.")
     losses: LossesSection = Field(default_factory=lambda: LossesSection.model_validate({}))
     temperature: TemperatureSection = Field(default_factory=lambda: TemperatureSection.model_validate({}))
@@ -270,12 +265,6 @@ class DistillSection(Section):
     def _teaches_something(self) -> DistillSection:
         if not (self.losses.weights() or self.hidden_pairs or self.attention_pairs):
             raise ValueError("every loss has weight 0: give one under [distill.losses] a weight, or a hidden pair")
-        return self
-
-    @model_validator(mode="after")
-    def _mixes_two_kinds(self) -> DistillSection:
-        if self.people_share is not None and self.joint.share is not None:
-            raise ValueError("people_share and joint.share both say what the batches are mixed of: set one of them")
         return self
 
     @model_validator(mode="after")
