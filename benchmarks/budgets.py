@@ -25,7 +25,7 @@ from ablation import finish
 from rich.console import Console
 
 from potstill.recipe import load_recipe, with_options
-from potstill.run import Run, default_home, read_json
+from potstill.run import Run, default_home, read_json, write_text
 from potstill.terminal import TerminalProgress
 
 FURTHER = 10
@@ -105,7 +105,7 @@ def kept(entries: Sequence[Entry], rows: Path) -> list[Entry]:
     earlier = rows.read_text(encoding="utf-8").splitlines() if rows.exists() else []
     known = {(one.recipe, one.minutes): one for one in [Entry(**json.loads(line)) for line in earlier] + [*entries]}
     lines = [json.dumps(essence(one)._asdict(), ensure_ascii=False) for one in known.values()]
-    rows.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    write_text(rows, "".join(f"{line}\n" for line in lines))
     return [one for runs in by_recipe([*known.values()]).values() for one in sorted(runs, key=lambda run: run.minutes)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from potstill.tables import scorecard_tables
+from potstill.tables import scorecard_tables, setbacks
 
 
 def measure(value: float | None, low: float | None = None, high: float | None = None, **more: Any) -> dict[str, Any]:
@@ -39,3 +39,15 @@ def test_cells_show_interval_count_and_what_is_missing() -> None:
 
 def test_without_steps_there_is_one_table() -> None:
     assert len(scorecard_tables({"size.file_mb": {"student": measure(1.0)}})) == 1
+
+
+def test_a_step_backwards_is_told_with_what_may_help() -> None:
+    def told(**kl: float) -> list[str]:
+        return setbacks({"fidelity.kl": {name: measure(value) for name, value in kl.items()}})
+
+    assert told(cut=1.6, healed=0.143, trained=0.127, student=0.2) == []
+    (line,) = told(cut=1.6, healed=0.143, trained=0.167)
+    assert line.startswith("Training") and "0.143 before, 0.167 after" in line and "distill.learning_rate" in line
+    (line,) = told(cut=1.6, healed=1.7, trained=0.9)
+    assert line.startswith("Healing") and "prune.ridge" in line
+    assert setbacks({}) == told(trained=0.5) == []

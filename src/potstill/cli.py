@@ -310,7 +310,7 @@ def _table(title: str, columns: list[str], rows: list[list[str]], as_json: bool)
 
 def _show_scorecard(run: Path, as_json: bool) -> None:
     from potstill.run import read_json
-    from potstill.tables import scorecard_tables
+    from potstill.tables import scorecard_tables, setbacks
 
     card = read_json(run / "evaluate" / "scorecard.json")
     if as_json:
@@ -318,6 +318,8 @@ def _show_scorecard(run: Path, as_json: bool) -> None:
         return
     for title, columns, rows in scorecard_tables(card):
         _table(title, columns, rows, False)
+    for line in setbacks(card):
+        typer.echo(line, err=True)
 
 
 def _show_verdict(opened: Any) -> int:

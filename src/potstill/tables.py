@@ -1,19 +1,25 @@
 """The scorecard and the verdict as rows of text, for a terminal.
 
 In:  `scorecard.json` and `gates.json` as they were read.
-Out: titles, columns and rows.
+Out: titles, columns and rows; a line for each step that went backwards.
 Does not know: terminals, how anything was measured.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 Card = Mapping[str, Mapping[str, Mapping[str, Any]]]
 Table = tuple[str, list[str], list[list[str]]]
 STEPS = ("cut", "healed", "trained")
 """The student before it was whole; files of it that do not ship are called `student-<type>`."""
+BACKWARDS = {
+    "healed": "Healing made the student worse: {} More text (prune.calibration_tokens) or a larger prune.ridge may help.",
+    "trained": "Training made the student worse: {} A lower distill.learning_rate or more text may help.",
+}
+"""What is said where a step led away from the teacher, and what may help."""
 
 
 def scorecard_tables(card: Card) -> list[Table]:
@@ -30,6 +36,16 @@ def scorecard_tables(card: Card) -> list[Table]:
     if own:
         tables.append(_table("The student step by step, and its other files", steps, own))
     return tables
+
+
+def setbacks(card: Card) -> list[str]:
+    """A line for each step after which the student was further from its teacher than before, by the KL measured."""
+    known = [(name, one["value"]) for name in STEPS if (one := card.get("fidelity.kl", {}).get(name))]
+    return [
+        BACKWARDS[name].format(f"KL {_number(old)} before, {_number(new)} after.")
+        for (_, old), (name, new) in pairwise(known)
+        if new > old
+    ]
 
 
 def _table(title: str, card: Card, models: Sequence[str]) -> Table:
