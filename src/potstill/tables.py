@@ -16,7 +16,7 @@ Table = tuple[str, list[str], list[list[str]]]
 STEPS = ("cut", "healed", "trained")
 """The student before it was whole; files of it that do not ship are called `student-<type>`."""
 BACKWARDS = {
-    "healed": "Healing made the student worse: {} More text (prune.calibration_tokens) or a larger prune.ridge may help.",
+    "healed": "Healing made the student worse: {} More prune.calibration_tokens or a larger prune.ridge may help.",
     "trained": "Training made the student worse: {} A lower distill.learning_rate or more text may help.",
 }
 """What is said where a step led away from the teacher, and what may help."""
