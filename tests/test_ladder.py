@@ -49,21 +49,6 @@ def test_sizes_become_shapes_within_two_percent() -> None:
         sized(recipe, LARGE, 900 * 10**6)
 
 
-def test_a_size_that_is_cut_less_than_the_recipes_own_moves_slower() -> None:
-    recipe = Recipe(name="x")  # 150M; two thirds of the body go
-
-    def rate(size: int, recipe: Recipe = recipe) -> float:
-        return sized(recipe, LARGE, size * 10**6).distill.learning_rate / recipe.distill.learning_rate
-
-    assert rate(80) == 1 and rate(150) == pytest.approx(1, rel=0.01)
-    assert rate(300) == pytest.approx((387 - 300) / (387 - 150), rel=0.02)
-    assert rate(387) == pytest.approx(0.1)
-    uncut = recipe.model_copy(update={"prune": recipe.prune.model_copy(update={"parameters": None})})
-    elsewhere = recipe.model_copy(update={"prune": recipe.prune.model_copy(update={"layers": 99})})
-    random = recipe.model_copy(update={"prune": recipe.prune.model_copy(update={"initialise": "random"})})
-    assert rate(300, uncut) == rate(300, elsewhere) == rate(300, random) == 1
-
-
 def test_time_is_split_equally_and_runs_are_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
     recipe = Recipe.model_validate({"name": "x", "teacher": {"model": str(tiny_checkpoint)}, "vocab": {"size": 512}})
     rungs = plan(recipe, [150_000, 110_000, 75_000], 90, tmp_path, tmp_path / "home", Listening())

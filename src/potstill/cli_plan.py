@@ -127,8 +127,7 @@ def ladder(
     """A family of students in one go: quality against megabytes and tokens a second.
 
     Prompts to signals are made once and shared; each size is an ordinary run folder. The training time is split
-    equally; a size that is cut less than the recipe's own learns at a lower rate, in proportion. A size that fails is
-    named and stops no other. Ctrl-C at any time; the same command goes on.
+    equally. A size that fails is named and stops no other. Ctrl-C at any time; the same command goes on.
 
     Example:  potstill ladder recipes/demo.toml --sizes 300M,230M,150M,80M --budget 2h
     """

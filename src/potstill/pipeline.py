@@ -94,6 +94,7 @@ STAGES = (
         "prune",
         ("vocab", "signals"),
         lambda r: [r.prune, r.teacher, r.signals.batch_tokens, *_seed_of_random_weights(r)],
+        format=2,
     ),
     Stage("distill", "distill", ("prune", "signals"), lambda r: [r.distill, r.seed], format=6),
     Stage("export", "export", ("distill", "vocab"), lambda r: [r.export, r.name]),

@@ -33,7 +33,7 @@ def recipe_of(**distill: object) -> Recipe:
 
 def test_the_published_values_reach_the_trainer(tmp_path: Path) -> None:
     recipe = recipe_of(**PUBLISHED)
-    arguments = training_arguments(recipe, tmp_path)
+    arguments = training_arguments(recipe, tmp_path, 1.0)
     assert recipe.distill.batch_answers == 4 and arguments.gradient_accumulation_steps == 8
     assert arguments.num_train_epochs == 3 and arguments.learning_rate == 2e-4
     assert arguments.bf16 and not arguments.fp16 and arguments.optim == "adamw_torch_fused"
@@ -46,24 +46,32 @@ def test_the_published_values_reach_the_trainer(tmp_path: Path) -> None:
     assert not (tmp_path / "dtype.json").exists()  # nothing was measured
 
 
+def test_the_less_was_cut_the_slower_unless_a_rate_is_asked_for(tmp_path: Path) -> None:
+    def rate(cut: float, **distill: object) -> float:
+        return float(training_arguments(recipe_of(precision="float32", **distill), tmp_path, cut).learning_rate)
+
+    assert rate(1.0) == rate(0.66) == 5e-5 and rate(0.325) == pytest.approx(2.5e-5) and rate(0.0) == pytest.approx(5e-6)
+    assert rate(0.1, learning_rate=2e-4) == 2e-4
+
+
 @pytest.mark.parametrize(("precision", "bf16"), [("bfloat16", True), ("float32", False)])
 def test_precision_is_the_recipe_s(tmp_path: Path, precision: str, bf16: bool) -> None:
-    arguments = training_arguments(recipe_of(precision=precision), tmp_path)
+    arguments = training_arguments(recipe_of(precision=precision), tmp_path, 1.0)
     assert (arguments.bf16, arguments.fp16) == (bf16, False)
 
 
 def test_the_fastest_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "fastest_dtype", lambda: "bfloat16")
-    assert training_arguments(recipe_of(), tmp_path).bf16
+    assert training_arguments(recipe_of(), tmp_path, 1.0).bf16
     assert read_json(tmp_path / "dtype.json") == "bfloat16"
     monkeypatch.setattr(machine, "fastest_dtype", lambda: "float32")
-    assert training_arguments(recipe_of(), tmp_path).bf16
+    assert training_arguments(recipe_of(), tmp_path, 1.0).bf16
 
 
 def test_float16_on_a_processor_is_refused_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(Problem, match=r"float16.*GPU.*float32 sums.*6e-8.*bfloat16"):
-        training_arguments(recipe_of(precision="float16"), tmp_path)
+        training_arguments(recipe_of(precision="float16"), tmp_path, 1.0)
 
 
 def test_nothing_goes_along_unasked(tmp_path: Path) -> None:

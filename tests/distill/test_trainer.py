@@ -53,7 +53,7 @@ def train(
         if stop and step > stop:
             raise Killed
 
-    arguments = training_arguments(recipe, folder)
+    arguments = training_arguments(recipe, folder, 1.0)
     arguments.bf16 = dtype == torch.bfloat16
     with Silent().task("", 1, "") as task:
         log.task = task

@@ -8,7 +8,7 @@ import pytest
 
 from potstill.check import TEACHER
 from potstill.prune.depth import sensible_layers
-from potstill.prune.shape import choose_shape, count_parameters
+from potstill.prune.shape import choose_shape, count_parameters, cut_share
 from potstill.recipe import PruneSection
 
 SIZES = [40, 50, 60, 80, 100, 120, 150, 180, 230, 300, 380]
@@ -46,3 +46,13 @@ def test_what_nothing_can_meet_still_gets_a_number() -> None:
     """`choose_shape` then says what is possible."""
     assert sensible_layers(TEACHER, SPEC, 1) == 1
     assert sensible_layers(TEACHER, SPEC, 10**12) == 24
+
+
+def test_what_is_cut_is_counted_without_the_embeddings() -> None:
+    def cut(**section: int | None) -> float:
+        wanted = PruneSection.model_validate({"layers": 24, "parameters": None, **section})
+        return cut_share(TEACHER, choose_shape(TEACHER, 32768, wanted))
+
+    assert cut() == 0 and cut(layers=12) == pytest.approx(0.5)
+    assert cut(parameters=150_000_000) == pytest.approx((387 - 150) / (387 - 29), rel=0.01)
+    assert cut(hidden=768) > 0.1

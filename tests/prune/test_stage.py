@@ -58,6 +58,7 @@ def test_a_student_of_another_base_speaks_its_tokens(tmp_path: Path, monkeypatch
     told = report_of(folder)
     assert told["base"] == str(base) and told["healed"] and len(told["kept_layers"]) == 3
     assert told["spec"] | {"hidden": 128, "heads": 4, "head": 32, "vocabulary": VOCABULARY} == told["spec"]
+    assert 0 < told["cut"] < 1
     student = load_model(folder / "student", torch.float32)
     assert sum(parameter.numel() for parameter in student.parameters()) == told["parameters"]
     assert student.config.eos_token_id == build_phi3_tokenizer().eos_token_id
@@ -85,6 +86,7 @@ def test_random_weights_have_the_shape_and_say_so(
     assert any("random weights: it starts knowing nothing" in line for line in heard.lines)
     told = report_of(folder)
     assert told["initialised"] == "random weights: it starts knowing nothing" and told["healed"] is False
+    assert told["cut"] == 1
     assert told["parameters"] == sum(value.numel() for value in students[0].values())
     name = "model.layers.1.mlp.down_proj.weight"
     assert torch.equal(students[0][name], students[1][name]) and not torch.equal(students[0][name], students[2][name])

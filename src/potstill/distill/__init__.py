@@ -88,7 +88,7 @@ def train(run: Run, folder: Path, start: Path, store: SignalStore, who: str = "s
     from potstill.distill.trainer import Pace
     from potstill.models.teacher import load_model
 
-    section, arguments = run.recipe.distill, training_arguments(run.recipe, folder)
+    section, arguments = run.recipe.distill, training_arguments(run.recipe, folder, _cut(run))
     checkpoint = ranks.agreed(partial(newest_checkpoint, folder))
     student = load_model(start, torch.float32)
     prepare_student(student, section)
@@ -197,8 +197,17 @@ def companions(
     return found
 
 
-def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
-    """Trainer's settings; everything a user may choose comes from the recipe."""
+def _cut(run: Run) -> float:
+    """How much of its base the student lacks."""
+    return float(read_json(run.stage("prune") / "report.json")["cut"])
+
+
+def training_arguments(recipe: Recipe, folder: Path, cut: float) -> TrainingArguments:
+    """Trainer's settings; everything a user may choose comes from the recipe.
+
+    Args:
+        cut: share of the base's body that the student lacks.
+    """
     import torch
     from transformers import TrainingArguments
 
@@ -207,7 +216,7 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         output_dir=str(folder),
         # Under a budget the clock ends the training, and epochs are only counted.
         num_train_epochs=10**6 if section.budget_minutes else section.epochs,
-        learning_rate=section.learning_rate,
+        learning_rate=section.peak_rate(cut),
         weight_decay=section.weight_decay,
         max_grad_norm=section.gradient_clip,
         gradient_accumulation_steps=ranks.share_of(section.accumulation),

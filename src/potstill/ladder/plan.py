@@ -8,27 +8,19 @@ Does not know: how a run is made, what it reached.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from potstill.models.base import find_base, read_config
-from potstill.problem import Problem
 from potstill.progress import Progress
 from potstill.prune.depth import sensible_layers
-from potstill.prune.shape import ROW, choose_shape, count_parameters
+from potstill.prune.shape import ROW, choose_shape
 from potstill.recipe import Recipe, with_options
-from potstill.recipe.student import PruneSection
 from potstill.run import Run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
-
-
-SLOWEST = 0.1
-"""Share of the recipe's learning rate that a size is left with of which hardly anything is cut."""
-WHOLE = dict.fromkeys(("layers", "ffn", "parameters", "hidden", "heads", "kv_heads"))
-"""A base as it is."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +58,6 @@ def plan(
 def sized(recipe: Recipe, config: PreTrainedConfig, parameters: int) -> Recipe:
     """The recipe for another size: layers by `sensible_layers`, the feed-forward as wide as is left.
 
-    A size that is cut less than the recipe's own moves slower in proportion: it has less to learn, and more that a
-    step can spoil.
-
     Raises: Problem where no shape has so many parameters.
     """
     # A base of its own may bring a tokenizer of its own; then all of it stays.
@@ -77,27 +66,4 @@ def sized(recipe: Recipe, config: PreTrainedConfig, parameters: int) -> Recipe:
     layers = sensible_layers(config, choose_shape(config, tokens, least), parameters)
     section = recipe.prune.model_copy(update={"layers": layers, "ffn": None, "parameters": parameters})
     choose_shape(config, tokens, section)
-    slower = _slower(recipe, config, tokens, section)
-    distill = recipe.distill.model_copy(update={"learning_rate": slower * recipe.distill.learning_rate})
-    return recipe.model_copy(update={"prune": section, "distill": distill})
-
-
-def _slower(recipe: Recipe, config: PreTrainedConfig, tokens: int, section: PruneSection) -> float:
-    """What the recipe's learning rate is multiplied by for the size of `section`, from `SLOWEST` to 1."""
-    if section.initialise == "random":
-        return 1.0
-    try:
-        own = _cut(config, tokens, recipe.prune)
-    except Problem:  # a shape for another base says nothing here
-        return 1.0
-    return max(SLOWEST, min(1.0, _cut(config, tokens, section) / own)) if own else 1.0
-
-
-def _cut(config: PreTrainedConfig, tokens: int, section: PruneSection) -> float:
-    """Share of the body (all but the embeddings) that is cut away."""
-
-    def body(section: PruneSection) -> int:
-        spec = choose_shape(config, tokens, section)
-        return count_parameters(config, spec) - count_parameters(config, replace(spec, layers=0))
-
-    return 1 - body(section) / body(section.model_copy(update=WHOLE))
+    return recipe.model_copy(update={"prune": section})

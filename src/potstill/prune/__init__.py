@@ -35,7 +35,7 @@ def prune(run: Run, folder: Path) -> None:
 
     from potstill.models.base import read_config
     from potstill.models.checkpoint import save_checkpoint
-    from potstill.prune.shape import choose_shape, count_parameters
+    from potstill.prune.shape import choose_shape, count_parameters, cut_share
 
     section, stamp, base = run.recipe.prune, run.stamp(folder), _find_base(run)
     config, vocabulary = read_config(base), _vocabulary(run)
@@ -49,7 +49,12 @@ def prune(run: Run, folder: Path) -> None:
     save_checkpoint(student, run.stage("vocab"), folder / "cut", torch.bfloat16, stamp)
     student.load_state_dict({name: weight.to(student.dtype) for name, weight in healed.items()}, strict=False)
     save_checkpoint(student, run.stage("vocab"), folder / "student", torch.bfloat16, stamp)
-    known = {"base": section.base or "", "spec": vars(spec), "parameters": count_parameters(config, spec)}
+    known = {
+        "base": section.base or "",
+        "spec": vars(spec),
+        "parameters": count_parameters(config, spec),
+        "cut": cut_share(config, spec) if section.initialise == "cut" else 1.0,
+    }
     write_json(folder / "report.json", known | told | {"healed": bool(healed)})
 
 

@@ -64,6 +64,16 @@ def count_parameters(config: PreTrainedConfig, spec: StudentSpec) -> int:
     return int(embeddings + spec.layers * (attention + feed_forward + 2 * spec.hidden) + spec.hidden)
 
 
+def cut_share(config: PreTrainedConfig, spec: StudentSpec) -> float:
+    """Share of the base's body (all but the embeddings) that a student of that shape lacks."""
+
+    def body(spec: StudentSpec) -> int:
+        return count_parameters(config, spec) - count_parameters(config, replace(spec, layers=0))
+
+    whole = choose_shape(config, spec.vocabulary, PruneSection.model_validate({"layers": None, "parameters": None}))
+    return 1 - body(spec) / body(whole)
+
+
 def choose_shape(config: PreTrainedConfig, vocabulary: int, section: PruneSection) -> StudentSpec:
     """The shape a recipe asks for; a missing `ffn` is the multiple of 32 that comes closest to `parameters`.
 

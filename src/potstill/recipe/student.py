@@ -204,6 +204,11 @@ class CurvatureSection(Section):
     )
 
 
+PEAK_RATE, DEEP_CUT, SLOWEST = 5e-5, 0.65, 0.1
+"""The learning rate where nobody asks for one; from which share of the body on, cut away, it is whole; and what part
+of it is left where hardly anything is cut."""
+
+
 class DistillSection(Section):
     """How the student is trained."""
 
@@ -217,7 +222,13 @@ class DistillSection(Section):
         "the full-precision student; nf4-lora: adapters on a 4-bit one.",
     )
     lora: LoraSection = Field(default_factory=lambda: LoraSection.model_validate({}))
-    learning_rate: float = Field(5e-5, gt=0.0, le=1.0, description="Peak learning rate.")
+    learning_rate: float | None = Field(
+        None,
+        gt=0.0,
+        le=1.0,
+        description="Peak learning rate. Absent: 5e-5 for a student that lacks 65 % or more of its base's body (all "
+        "but the embeddings); less in proportion, down to a tenth, for one that lacks less: it has more to lose.",
+    )
     decay: Literal["linear", "cosine"] = Field("linear", description="How the learning rate falls to 0.")
     warmup: Share = Field(0.1, description="Share of the run in which the learning rate rises.")
     still: Share = Field(
@@ -255,6 +266,10 @@ class DistillSection(Section):
     adapter: AdapterSection = Field(default_factory=lambda: AdapterSection.model_validate({}))
     checkpoint_seconds: float = Field(120.0, gt=0.0, description="Time between checkpoints.")
     chunk_rows: int = Field(128, ge=1, description="Answer positions whose logits exist at the same time.")
+
+    def peak_rate(self, cut: float) -> float:
+        """The learning rate asked for, or what suits a student that lacks a share `cut` of its base's body."""
+        return self.learning_rate or PEAK_RATE * min(1.0, max(SLOWEST, cut / DEEP_CUT))
 
     @property
     def knows_curvature(self) -> bool:
