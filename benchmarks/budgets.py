@@ -79,14 +79,12 @@ def main() -> None:
 
 def done(recipes: Sequence[Path], budgets: Sequence[float], runs: Path) -> list[Entry]:
     progress = TerminalProgress(Console(stderr=True))
-    folders: list[Path] = []
     entries = []
     for path in recipes:
         for minutes in budgets:
             recipe = with_options(load_recipe(path), minutes, False)
             run = Run(runs / f"{recipe.name}-{minutes:g}m", recipe, default_home(), progress)
-            if finish(run, folders):
-                folders.append(run.folder)
+            if finish(run, [path.parent for path in sorted(runs.glob("*/manifest.json"))]):
                 entries.append(read(run.folder, recipe.name, minutes))
     return entries
 
@@ -119,12 +117,13 @@ def essence(entry: Entry) -> Entry:
 
 
 def table(entries: Sequence[Entry]) -> list[str]:
-    """A row a run, what was measured beside the first one above."""
+    """A row a run, above them what was measured beside one."""
     heads = ["model", "minutes", "used", "steps", "tokens", "passes of text", *FLOAT.values(), *FILE.values()]
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for model in BESIDE:
-        cells = [cell(entries[0], metric, model) for metric in FILE]
-        if any(cells):
+        # In the first run that was measured beside it.
+        cells = next(filter(any, ([cell(one, metric, model) for metric in FILE] for one in entries)), [])
+        if cells:
             lines.append(f"| {model} | {' | '.join([''] * (len(heads) - len(cells) - 1) + cells)} |")
     for entry in entries:
         report = entry.report

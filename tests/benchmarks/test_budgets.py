@@ -24,14 +24,16 @@ def test_the_forecast_lies_on_the_line_through_the_budgets() -> None:
     assert f"at 1,200 minutes it would say {2 * 1200**-0.25:.3f} nats" in line
 
 
-def test_a_row_a_run_and_the_teacher_above_them() -> None:
+def test_a_row_a_run_and_above_them_whoever_one_was_measured_beside() -> None:
     teacher = {"teacher": {"value": 0.8, "low": 0.7, "high": 0.9}}
-    lines = table([entry("a", 30, 0.5, **{"code.runs": teacher}), entry("b", 60, 0.4)])
-    above, first, second = lines[2:5]
+    floor = {"smollm2-135m-instruct": {"value": 0.3}}
+    lines = table([entry("a", 30, 0.5, **{"code.runs": teacher}), entry("b", 60, 0.4, **{"code.runs": floor})])
+    above, below, first, second = lines[2:6]
     assert above.startswith("| teacher |") and "0.8 [0.7–0.9]" in above
+    assert below.startswith("| smollm2-135m-instruct |") and "| 0.3 |" in below
     assert first.startswith("| a | 30 | +1.67% | 300 | 30,000 | 0.50 | 0.5 |") and "| 0.6 [0.5–0.7] |" in first
     assert second.startswith("| b | 60 |")
-    assert len({line.count("|") for line in lines[:5]}) == 1
+    assert len({line.count("|") for line in lines[:6]}) == 1
     assert "40 for code runs" in lines[-1]
 
 
