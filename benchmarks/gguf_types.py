@@ -180,7 +180,7 @@ class HeldOut:
     def _teacher(self, index: int) -> Tensor:
         rows = self._store.rows_of([index])
         assert isinstance(rows, HiddenRows)
-        return HiddenRows(rows.hidden, self._head, rows.begun).logits(slice(None))
+        return HiddenRows(rows.hidden, self._head).logits(slice(None))
 
 
 def code(run: Run, gguf: Path, tasks: int) -> dict[str, int]:

@@ -36,7 +36,7 @@ def student() -> torch.Tensor:
 
 def topk_rows(logits: torch.Tensor, k: int) -> TopKRows:
     """The stored form of given logits: a head that is the identity makes states the logits."""
-    arrays = encode_topk(HiddenRows(logits, torch.eye(logits.shape[1])), k, TEMPERATURES)
+    arrays = encode_topk(logits, torch.eye(logits.shape[1]), k, TEMPERATURES)
     rests = {temperature: arrays["topk.rests"][:, column] for column, temperature in enumerate(TEMPERATURES)}
     return TopKRows(arrays["topk.ids"], arrays["topk.log_probabilities"], rests)
 

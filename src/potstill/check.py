@@ -162,8 +162,7 @@ def prompts_to_answer(recipe: Recipe) -> int:
 def run_megabytes(recipe: Recipe) -> float:
     """Disk of the run folder at its largest: two checkpoints with moments, students, GGUFs, signals."""
     parameters = student_parameters(recipe) / 1e6
-    token = (910 if recipe.signals.precision == "int8" else 1792) + 6 * recipe.signals.missing
-    signals = count_prompts(recipe) * ANSWER_TOKENS * token / 1e6
+    signals = count_prompts(recipe) * ANSWER_TOKENS * (910 if recipe.signals.precision == "int8" else 1792) / 1e6
     return 2 * 12 * parameters + 8 * parameters + 4 * parameters + signals
 
 

@@ -80,18 +80,14 @@ STAGES = (
     Stage("prompts", "collect", (), lambda r: [r.prompts, r.seed, *_kept_away(r), *_asking_teacher(r)]),
     Stage("answers", "write_answers", ("prompts",), lambda r: [r.answers, r.teacher, r.seed]),
     Stage(
-        "vocab",
-        "build_vocabulary",
-        ("answers",),
-        lambda r: [r.vocab, r.teacher, r.signals.context, *_other_tokens(r)],
-        format=2,
+        "vocab", "build_vocabulary", ("answers",), lambda r: [r.vocab, r.teacher, r.signals.context, *_other_tokens(r)]
     ),
     Stage(
         "signals",
         "teach",
         ("answers", "vocab"),
         lambda r: [r.signals, r.teacher, r.teacher_layers(), _stored_temperatures(r), *_stored_attention(r)],
-        format=3,
+        format=2,
     ),
     Stage(
         "prune",

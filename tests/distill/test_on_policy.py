@@ -53,7 +53,7 @@ def companion(teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, fold
         section,
         Questions.that_fit(PROMPTS, tokenizer, 128, section.max_tokens, seed=1),
         Scripted(),
-        TeacherReader(teacher, torch.arange(len(head)), head, None, batch_tokens=64),
+        TeacherReader(teacher, torch.arange(len(head)), head, batch_tokens=64),
         context=128,
         batch_tokens=60,
         seed=1,

@@ -89,7 +89,7 @@ def test_a_store_of_the_first_layout_is_named_not_read(tiny_model: PreTrainedMod
     store = build_store(tiny_model, tmp_path / "s", "hidden")
     shards = read_json(store.folder / "index.json")["shards"]
     write_json(store.folder / "index.json", {"format": vars(store.form) | {"version": 1}, "shards": shards})
-    with pytest.raises(Problem, match="signals of format 1, this potstill reads 3"):
+    with pytest.raises(Problem, match="signals of format 1, this potstill reads 2"):
         SignalStore(store.folder, "train")
 
 

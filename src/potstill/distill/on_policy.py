@@ -27,7 +27,6 @@ from potstill.distill.notes import StepNotes
 from potstill.models.examples import Example, batches_by_length
 from potstill.models.reading import LAST, read_states
 from potstill.signals.formats import HiddenRows, Rows
-from potstill.signals.missing import Missing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -44,8 +43,9 @@ NOTES = "on_policy.json"
 class Reader(Protocol):
     """What this companion needs of a teacher."""
 
-    def rows(self, states: Tensor) -> Rows:
-        """What it thought, from its last states [N, D]."""
+    @property
+    def head(self) -> Tensor:
+        """[V, D] its head over the student's tokens."""
 
     def read(self, examples: Sequence[Example]) -> list[Tensor]:
         """[n, D] last states at the answer positions of each example."""
@@ -57,18 +57,13 @@ class TeacherReader:
 
     Args:
         model: the teacher. teacher_ids: [V] its id of each student id. head: [V, D] its head over them.
-        missing: tokens that the student lacks; None where none are told. batch_tokens: positions read at once.
+        batch_tokens: positions read at once.
     """
 
     model: PreTrainedModel
     teacher_ids: Tensor
     head: Tensor
-    missing: Missing | None
     batch_tokens: int
-
-    def rows(self, states: Tensor) -> HiddenRows:
-        """What it thought, from its last states [N, D]."""
-        return HiddenRows(states, self.head, self.missing.begun(states) if self.missing else None)
 
     def read(self, examples: Sequence[Example]) -> list[Tensor]:
         """[n, D] last states at the answer positions of each example."""
@@ -126,7 +121,7 @@ class OnPolicy(Idle):
             return None
         numbers = self._batches[self._draws.integers(len(self._batches))]
         self._given += 1
-        rows = self.reader.rows(torch.cat([self._states[number] for number in numbers]))
+        rows = HiddenRows(torch.cat([self._states[number] for number in numbers]), self.reader.head)
         return collate(self._examples, numbers), rows
 
     def end(self) -> dict[str, Any]:
@@ -208,7 +203,6 @@ def open_on_policy(
 
 
 def _load_reader(run: Run, store: SignalStore) -> TeacherReader:
-    from potstill.models.anatomy import head_weight
     from potstill.models.teacher import find_teacher, load_model
     from potstill.problem import Problem
     from potstill.run import read_json
@@ -231,6 +225,5 @@ def _load_reader(run: Run, store: SignalStore) -> TeacherReader:
     model = load_model(teacher.checkpoint, getattr(torch, dtype))
     size = sum(part.numel() * part.element_size() for part in model.parameters()) / 1e6
     run.progress.say(f"on-policy: the teacher stays in memory beside the student ({size:,.0f} MB, {dtype})")
-    vocabulary, asked = VocabMap.load(run.stage("vocab") / "vocab_map.safetensors"), run.recipe.signals
-    missing = Missing.of(head_weight(model).detach(), vocabulary, asked.missing)
-    return TeacherReader(model, torch.from_numpy(vocabulary.teacher_ids), store.head, missing, asked.batch_tokens)
+    teacher_ids = torch.from_numpy(VocabMap.load(run.stage("vocab") / "vocab_map.safetensors").teacher_ids)
+    return TeacherReader(model, teacher_ids, store.head, run.recipe.signals.batch_tokens)

@@ -119,12 +119,6 @@ class SignalsSection(Section):
     precision: Literal["int8", "float16"] = Field("int8", description="Storage of hidden states.")
     group: int = Field(128, ge=8, description="Values that share one int8 scale; must divide the teacher's width.")
     k: int = Field(64, ge=1, description="Tokens kept a position in the topk format.")
-    missing: int = Field(
-        8,
-        ge=0,
-        description="Tokens that the student lacks, the likeliest at each position, whose probability goes to the "
-        "piece that the student begins them with; 0: it is shared out among all tokens that the student has.",
-    )
     batch_tokens: int = Field(2048, ge=64, description="Tokens the teacher reads at once.")
     shard_answers: int = Field(40, ge=1, description="Answers in a shard: the unit that survives a kill.")
     context: int = Field(

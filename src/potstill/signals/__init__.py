@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from potstill.models.examples import Example
     from potstill.recipe import Recipe
     from potstill.signals.collect import Reading, Shard, Source
-    from potstill.signals.missing import Missing
     from potstill.signals.store import StoreFormat
 
 __all__ = ["teach", "verify"]
@@ -135,8 +134,7 @@ def verify(run: Run, positions: int) -> dict[str, float]:
         stored = store.rows_of([chosen[place]])
         if isinstance(stored, BoundRows):  # what was read is compared, whatever it means to the student
             stored = HiddenRows(stored.hidden, store.head)
-        begun = source.missing.begun(states[LAST]) if source.missing else None
-        fresh = HiddenRows(states[LAST], store.head, begun)
+        fresh = HiddenRows(states[LAST], store.head)
         divergences.append(stored.divergence(fresh.logits(slice(None)), slice(None), temperature))
     everything = torch.cat(divergences)
     return {
@@ -211,8 +209,7 @@ def _open_source(run: Run, folder: Path) -> Source:
         save_file({"head": kept.head, **kept.binding}, folder / "head.tmp")
         (folder / "head.tmp").replace(folder / "head.safetensors")
     form = _store_format(run.recipe, model, kept, teacher.sha256)
-    asked = run.recipe.signals
-    return Source(model, kept.teacher_ids, kept.head, form, asked.k, asked.batch_tokens, kept.missing)
+    return Source(model, kept.teacher_ids, kept.head, form, run.recipe.signals.k, run.recipe.signals.batch_tokens)
 
 
 @dataclass(frozen=True)
@@ -222,26 +219,22 @@ class Kept:
     Args:
         head: [V, D] over the student's tokens; [U, D], all of it, for a student with a tokenizer of its own.
         teacher_ids: [V]; None for such a student. size: tokens the student has.
-        binding: what `BoundHead` needs, for such a student. missing: teacher tokens that the student lacks, if told.
+        binding: what `BoundHead` needs, for such a student.
     """
 
     head: Tensor
     teacher_ids: Tensor | None
     size: int
     binding: dict[str, Tensor]
-    missing: Missing | None = None
 
 
 def _kept(run: Run, head: Tensor) -> Kept:
     import torch
 
-    from potstill.signals.missing import Missing
-
     if not (run.stage("vocab") / BINDING).exists():
         vocabulary = VocabMap.load(run.stage("vocab") / "vocab_map.safetensors")
         teacher_ids = torch.from_numpy(vocabulary.teacher_ids)
-        missing = Missing.of(head, vocabulary, run.recipe.signals.missing)
-        return Kept(head[teacher_ids], teacher_ids, vocabulary.size, {}, missing)
+        return Kept(head[teacher_ids], teacher_ids, vocabulary.size, {})
     binding = Binding.load(run.stage("vocab") / BINDING)
     sorted_weight = torch.tensor(run.recipe.vocab.binding.sorted_weight)
     arrays = {"student_of": torch.from_numpy(binding.student_of), "sorted_weight": sorted_weight}

@@ -19,8 +19,7 @@ from potstill.models.examples import Example
 from potstill.models.reading import LAST, attention_key, read_states
 from potstill.progress import Task
 from potstill.run import digest
-from potstill.signals.formats import Arrays, HiddenRows, encode_attention, encode_states, encode_topk
-from potstill.signals.missing import Missing, encode_begun
+from potstill.signals.formats import Arrays, encode_attention, encode_states, encode_topk
 from potstill.signals.store import StoreFormat, write_shard
 from potstill.storage import Storage
 
@@ -32,7 +31,7 @@ class Source:
     Args:
         model: the teacher; teacher_ids: [V] its ids of the student's tokens; head: [V, D] its head over them.
         form: the format its signals are kept in; k: tokens a position in the topk format.
-        batch_tokens: positions read at once. missing: tokens that the student lacks; None where none are told.
+        batch_tokens: positions read at once.
 
     A teacher with a tokenizer of its own has no `teacher_ids`: it reads examples in its own ids.
     """
@@ -43,7 +42,6 @@ class Source:
     form: StoreFormat
     k: int
     batch_tokens: int
-    missing: Missing | None = None
 
     def form_of(self, split: str) -> StoreFormat:
         """What a split is kept in. A student is measured against all logits, whatever it is trained on."""
@@ -170,13 +168,11 @@ def read_signals(source: Source, examples: Sequence[Example]) -> Iterator[tuple[
 def _encode(source: Source, states: dict[int, Tensor]) -> Arrays:
     form = source.form
     arrays: Arrays = {}
-    begun = source.missing.begun(states[LAST]) if source.missing else None
     if form.kind == "topk":
         with torch.inference_mode():
-            arrays |= encode_topk(HiddenRows(states[LAST], source.head, begun), source.k, form.temperatures)
+            arrays |= encode_topk(states[LAST], source.head, source.k, form.temperatures)
     else:
         arrays |= encode_states("hidden", states[LAST], form.precision, form.group)
-        arrays |= encode_begun(begun) if begun else {}
     for layer in form.layers:
         arrays |= encode_states(f"layer-{layer}", states[layer], form.precision, form.group)
     for layer in form.attention:

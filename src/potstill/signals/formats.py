@@ -1,6 +1,6 @@
 """The two forms a teacher's thought is kept in, and what a loss may ask of either.
 
-In:  hidden states after the teacher's last norm, its head over the kept vocabulary, what is begun of other tokens.
+In:  hidden states after the teacher's last norm, and its head over the kept vocabulary.
 Out: arrays for the disk; `Rows` that answer with divergences; attention maps without their empty half.
 Does not know: files, answers, training.
 """
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from potstill.losses import Sides, bucket_sides, dense_sides, divergences, kl
 from potstill.recipe import LossesSection
-from potstill.signals.missing import Begun
 
 Arrays = dict[str, Tensor]
 
@@ -63,12 +62,10 @@ class HiddenRows(Rows):
     Args:
         hidden: [N, D] after the last norm.
         head: [V, D] the teacher's head over the kept tokens.
-        begun: of the tokens that are not kept; None where none are told.
     """
 
     hidden: Tensor
     head: Tensor
-    begun: Begun | None = None
 
     def __len__(self) -> int:
         """N."""
@@ -76,8 +73,7 @@ class HiddenRows(Rows):
 
     def logits(self, rows: slice) -> Tensor:
         """[n, V] in the head's dtype."""
-        logits = self.hidden[rows].to(self.head.dtype) @ self.head.T
-        return logits if self.begun is None else self.begun.at(rows).added_to(logits)
+        return self.hidden[rows].to(self.head.dtype) @ self.head.T
 
     def at(self, rows: slice) -> LogitRows:
         """Their logits."""
@@ -207,17 +203,17 @@ def _seen(rows: int, start: int, width: int) -> Tensor:
     return torch.arange(width) < (start + torch.arange(rows))[:, None]
 
 
-def encode_topk(rows: HiddenRows, k: int, temperatures: Sequence[float], chunk: int = 256) -> Arrays:
+def encode_topk(hidden: Tensor, head: Tensor, k: int, temperatures: Sequence[float], chunk: int = 256) -> Arrays:
     """Top-k ids, log-probabilities, and the rest's log-mass at each temperature.
 
     Args:
-        rows: N of them over V tokens. k: at most V.
+        hidden: [N, D]; head: [V, D]; k: at most V.
 
     Returns: `topk.ids` int32 [N, K], `topk.log_probabilities` float32 [N, K], `topk.rests` float32 [N, temperatures].
     """
     ids, log_probabilities, rests = [], [], []
-    for start in range(0, len(rows), chunk):
-        scores = rows.logits(slice(start, start + chunk)).float().log_softmax(dim=-1)
+    for part in hidden.split(chunk):
+        scores = (part.to(head.dtype) @ head.T).float().log_softmax(dim=-1)
         top = scores.topk(min(k, scores.shape[1]), dim=-1)
         others = scores.scatter(1, top.indices, float("-inf"))
         ids.append(top.indices.int())

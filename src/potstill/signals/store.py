@@ -36,9 +36,8 @@ from potstill.signals.formats import (
     decode_attention,
     decode_states,
 )
-from potstill.signals.missing import Begun, decode_begun
 
-FORMAT = 3
+FORMAT = 2
 INDEX, HEAD = "index.json", "head.safetensors"
 
 
@@ -230,9 +229,7 @@ class SignalStore:
         parts = [self._arrays(index, "topk" if self.form.kind == "topk" else "hidden") for index in indices]
         if self.form.kind != "topk":
             hidden = torch.cat([decode_states("hidden", part) for part in parts])
-            if self.form.kind == "bound":
-                return BoundRows(hidden, self._bound_head)
-            return HiddenRows(hidden, self.head, self._begun(indices))
+            return BoundRows(hidden, self._bound_head) if self.form.kind == "bound" else HiddenRows(hidden, self.head)
         rests = torch.cat([part["topk.rests"] for part in parts])
         return TopKRows(
             torch.cat([part["topk.ids"] for part in parts]),
@@ -240,19 +237,13 @@ class SignalStore:
             {temperature: rests[:, column] for column, temperature in enumerate(self.form.temperatures)},
         )
 
-    def _begun(self, indices: Sequence[int]) -> Begun | None:
-        parts = [decode_begun(part) for index in indices if (part := self._arrays(index, "begun"))]
-        if not parts:
-            return None
-        return Begun(torch.cat([part.firsts for part in parts]), torch.cat([part.logits for part in parts]))
-
     def teacher_logits(self, index: int) -> Tensor:
         """[n, V] what the teacher would say at one example's rows, over the student's vocabulary. Needs all logits."""
         rows = self.rows_of([index])
         if isinstance(rows, BoundRows):
             return rows.student_logits(slice(None))
         if isinstance(rows, HiddenRows):
-            return HiddenRows(rows.hidden, self._float_head, rows.begun).logits(slice(None))
+            return HiddenRows(rows.hidden, self._float_head).logits(slice(None))
         raise Problem("fidelity needs all logits, and topk signals do not hold them", 'Set signals.format = "hidden".')
 
     def compare(self, index: int, student_logits: Tensor, ends: Sequence[int] = ()) -> list[Fidelity]:

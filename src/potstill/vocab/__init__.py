@@ -14,8 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from potstill.answers import Answer, read_answers
 from potstill.answers.tokenize import tokenize
 from potstill.models.conversation import answer_ids, question_ids, text_ids
@@ -24,7 +22,7 @@ from potstill.run import Run, read_json, write_json, write_text
 from potstill.texts import passages
 from potstill.vocab.foreign import bind_vocabulary, foreign_base
 from potstill.vocab.map import VocabMap
-from potstill.vocab.subset import choose_tokens, first_pieces, subset_tokenizer
+from potstill.vocab.subset import choose_tokens, subset_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -58,10 +56,9 @@ def build_vocabulary(run: Run, folder: Path) -> None:
     model = _load_teacher(run, teacher)
     scores = _with_expectations(run, model, tokenize(tokenizer, training, run.recipe.signals.context), counts)
     source = read_json(teacher.checkpoint / "tokenizer.json")
-    kept = choose_tokens(source, scores, run.recipe.vocab.size)
-    subset = subset_tokenizer(source, kept)
-    vocabulary = VocabMap(np.array(kept), np.array(first_pieces(source, subset)))
-    _write_tokenizer(teacher.checkpoint, folder, json.dumps(subset, ensure_ascii=False))
+    vocabulary = VocabMap.from_kept(choose_tokens(source, scores, run.recipe.vocab.size))
+    tokenizer_json = json.dumps(subset_tokenizer(source, vocabulary.teacher_ids.tolist()), ensure_ascii=False)
+    _write_tokenizer(teacher.checkpoint, folder, tokenizer_json)
     vocabulary.save(folder / "vocab_map.safetensors")
     held_out = [answer for answer in answers if answer.prompt.split == "held-out"] or training
     report = _measure(run, model, tokenizer, load_tokenizer(folder), vocabulary, held_out)

@@ -1,6 +1,6 @@
 """Which teacher token each student token is.
 
-In:  the kept teacher ids, and what the others begin with.
+In:  the kept teacher ids.
 Out: `VocabMap`, and its file.
 Does not know: tokenizers, text.
 """
@@ -8,7 +8,7 @@ Does not know: tokenizers, text.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +25,9 @@ class VocabMap:
 
     Args:
         teacher_ids: [V] int64, ascending; element i is the teacher's id of student token i.
-        firsts: [U] int64, the student token that each of the teacher's tokens begins with when the student writes it:
-            itself where it is kept, negative where there is no such text. Empty where nobody asked.
     """
 
     teacher_ids: NDArray[np.int64]
-    firsts: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @classmethod
     def from_kept(cls, kept: Iterable[int]) -> VocabMap:
@@ -41,27 +38,18 @@ class VocabMap:
     def load(cls, path: Path) -> VocabMap:
         """Read a map. Raises: Problem where the file is missing or damaged."""
         try:
-            arrays = load_file(path)
-            return cls(arrays["teacher_ids"], arrays["firsts"])
+            return cls(load_file(path)["teacher_ids"])
         except (OSError, KeyError, SafetensorError) as error:
             raise Problem(f"{path}: not a vocabulary map ({error})", "Run the stage `vocab` again.") from None
 
     def save(self, path: Path) -> None:
         """Write the map as safetensors."""
-        arrays = {"teacher_ids": self.teacher_ids, "firsts": self.firsts}
-        save_file(arrays, path, metadata={"format": "potstill vocab map 2"})
+        save_file({"teacher_ids": self.teacher_ids}, path, metadata={"format": "potstill vocab map 1"})
 
     @property
     def size(self) -> int:
         """V, the number of kept tokens."""
         return len(self.teacher_ids)
-
-    @property
-    def lacking(self) -> NDArray[np.int64]:
-        """Teacher ids of text that the student can only write in pieces, ascending."""
-        spelt = self.firsts >= 0
-        spelt[self.teacher_ids[self.teacher_ids < len(spelt)]] = False
-        return np.flatnonzero(spelt)
 
     def to_teacher(self, student_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Teacher ids of student ids, any shape."""

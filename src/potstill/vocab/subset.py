@@ -1,7 +1,7 @@
 """A merge-closed subset of a byte-level BPE vocabulary.
 
 In:  the teacher's `tokenizer.json` as parsed JSON, and a score for each of its tokens.
-Out: the kept token ids, and a `tokenizer.json` over them alone; what the others begin with.
+Out: the kept token ids, and a `tokenizer.json` over them alone.
 Does not know: models, prompts, files.
 
 Closed under merges: whenever a token is kept, so is every token on the path of merges that makes it. Any text stays
@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Any
 
-from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
 from potstill.problem import Problem
@@ -83,23 +82,6 @@ def subset_tokenizer(tokenizer: TokenizerJson, kept: Iterable[int]) -> Tokenizer
         {**token, "id": student[token["id"]]} for token in tokenizer["added_tokens"] if token["id"] in student
     ]
     return result
-
-
-def first_pieces(tokenizer: TokenizerJson, subset: TokenizerJson) -> list[int]:
-    """For each teacher token the student token that its text begins with where the student writes it.
-
-    Args:
-        tokenizer: the teacher's. subset: what `subset_tokenizer` made of it.
-
-    Returns: student ids by teacher id; -1 for ids that are no text: special tokens that are not kept, gaps.
-    """
-    known: dict[str, int] = _bpe(tokenizer)["vocab"]
-    student = _bpe(subset)["vocab"]
-    spelling = BPE(vocab=student, merges=_merges(_bpe(subset)))
-    firsts = [-1] * (1 + max([*known.values(), *(token["id"] for token in tokenizer["added_tokens"])]))
-    for token, number in known.items():
-        firsts[number] = student[token] if token in student else spelling.tokenize(token)[0].id
-    return firsts
 
 
 def _bpe(tokenizer: TokenizerJson) -> dict[str, Any]:
