@@ -19,7 +19,7 @@ from potstill.distill.schedule import Clock
 from potstill.models.lora import merge_lora, read_lora
 from potstill.problem import Problem
 from potstill.recipe import validate_recipe
-from potstill.run import Run, read_json
+from potstill.run import Run, read_json, write_json
 from potstill.signals.store import SignalStore
 
 pytest.importorskip("peft")
@@ -55,6 +55,7 @@ def distilling(
         }}, "test"))  # fmt: skip
         (run.folder / "prune").mkdir(parents=True)
         (run.folder / "prune" / "student").symlink_to(tiny_checkpoint)
+        write_json(run.folder / "prune" / "report.json", {"cut": 0.5})
         (run.folder / "vocab").symlink_to(tiny_tokenizer_dir)
         changed = copy.deepcopy(tiny_model)
         with torch.no_grad():

@@ -198,7 +198,9 @@ def companions(
 
 
 def _cut(run: Run) -> float:
-    """How much of its base the student lacks."""
+    """Share of its base's body that the student lacks; all of it where the recipe's own rate makes it no matter."""
+    if run.recipe.distill.learning_rate is not None:
+        return 1.0
     return float(read_json(run.stage("prune") / "report.json")["cut"])
 
 
