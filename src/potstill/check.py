@@ -7,6 +7,8 @@ Does not know: how stages work beyond what each costs a token.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +19,7 @@ from potstill.machine import Machine, available_memory_mb, disk_free_mb
 from potstill.models.base import read_config
 from potstill.models.catalogue import CATALOGUE
 from potstill.problem import Problem
-from potstill.prompts import golden
+from potstill.prompts import Prompt, golden
 from potstill.prune.shape import StudentSpec, choose_shape, count_parameters
 from potstill.recipe import PruneSection, Recipe, SyntheticSection
 
@@ -32,44 +34,37 @@ TEACHER: Any = SimpleNamespace(
 )
 """The default teacher's shape: its weights may not be here yet."""
 TEACHER_PARAMETERS = 494e6
-BODY_PARAMETERS = 358e6
-"""The default teacher without its embedding: what a reading costs, 2 operations each."""
+BODY_PARAMETERS, HEAD_PARAMETERS = 358e6, 136e6
+"""The default teacher without its embedding: what a reading costs, 2 operations each; and what logits cost."""
 ANSWER_TOKENS, QUESTION_TOKENS = 155, 62
 """Means over the golden 200 and their shipped answers, template included."""
-EFFICIENCY = 0.5
-"""Share of the probed GEMM rate that reading and training reach (benchmarks/ print it)."""
+EXCHANGE_TOKENS = ANSWER_TOKENS + QUESTION_TOKENS
+EFFICIENCY = {"float32": 0.9, "bfloat16": 0.5}
+"""Share of the probed GEMM rate that reading and training reach (benchmarks/ print it): what lies between the products
+weighs more where these are fast."""
 MOST_GFLOPS = 800.0
 """What counts of that rate: beyond it (AMX) memory decides, and a faster product brings nothing more."""
 WRITING_EFFICIENCY = 0.3
 """Share of the same rate that writing side by side reaches."""
-
-
-STUDENT_SHARE = 0.3
+HEALING_SHARE = 1.3
+"""Of reading by both models, what walking them layer by layer takes, the regression included."""
+TRAINING_SHARE = 1.2
+"""Of the student's own products, what a step takes with its head."""
+ROUNDING_SECONDS = 1e-6
+"""A parameter: all of its types written, rounded and proved."""
+SPARE = 1.25
+"""Text that is advised, as a multiple of what training is predicted to read."""
+STUDENT_SHARE = 0.45
 """Of the teacher's time to be asked everything, what the student needs; the seconds below are the teacher's."""
 
 
 def predict(recipe: Recipe, machine: Machine) -> list[list[str]]:
     """Rows of what, how much, of which."""
-    peak = min(max(machine.bfloat16_gflops, machine.float32_gflops), MOST_GFLOPS) * 1e9
-    rate = peak * EFFICIENCY
-    prompts = count_prompts(recipe)
-    tokens = prompts * (ANSWER_TOKENS + QUESTION_TOKENS)
-    parameters = student_parameters(recipe)
-    reading = tokens * 2 * BODY_PARAMETERS / rate / 60
-    healing = recipe.prune.calibration_tokens * 2 * (BODY_PARAMETERS + parameters) * 1.3 / rate / 60
-    epochs = recipe.distill.epochs * tokens * 6 * parameters * 1.2 / rate / 60
-    training = recipe.distill.budget_minutes or epochs
-    writing = prompts_to_answer(recipe) * ANSWER_TOKENS * 2 * TEACHER_PARAMETERS / (peak * WRITING_EFFICIENCY) / 60
-    minutes = {
-        "answers": writing,
-        "signals": reading,
-        "prune": healing,
-        "distill": training,
-    }
-    minutes["evaluate"] = evaluation_minutes(recipe)
+    prompts, minutes = count_prompts(recipe), predict_minutes(recipe, machine)
     return [
         ["prompts", f"{prompts:,}", "train and held-out together"],
-        ["tokens read", f"{tokens:,}", f"about {ANSWER_TOKENS} answer tokens each"],
+        ["tokens read", f"{prompts * EXCHANGE_TOKENS:,}", f"about {ANSWER_TOKENS} answer tokens each"],
+        _passes_row(recipe, machine),
         _student_row(recipe),
         ["disk, run folder", f"{run_megabytes(recipe) / 1e3:.1f} GB", f"{machine.disk_free_mb / 1e3:.0f} GB free"],
         ["memory", f"{memory_megabytes(recipe) / 1e3:.1f} GB", f"{machine.memory_mb / 1e3:.1f} GB available"],
@@ -87,6 +82,62 @@ def predict(recipe: Recipe, machine: Machine) -> list[list[str]]:
     ]
 
 
+def predict_minutes(recipe: Recipe, machine: Machine) -> dict[str, float]:
+    """Stage → minutes; stages that take seconds are left out."""
+    rate, parameters, prune = work_per_minute(machine), student_parameters(recipe), recipe.prune
+    there = count_training(recipe) * EXCHANGE_TOKENS
+    calibration = prune.calibration_tokens if prune.texts else min(prune.calibration_tokens, there)
+    looks = recipe.vocab.expectation_tokens + recipe.vocab.coverage_tokens
+    look = 2 * BODY_PARAMETERS * EXCHANGE_TOKENS / ANSWER_TOKENS + 2 * HEAD_PARAMETERS
+    # The student reads its text, and the products of its inputs with themselves cost as much again.
+    moments = recipe.export.importance_tokens * EXCHANGE_TOKENS / ANSWER_TOKENS * 4 * parameters
+    written = prompts_to_answer(recipe) * ANSWER_TOKENS * 2 * TEACHER_PARAMETERS
+    return {
+        "answers": written / (product_rate(machine) * WRITING_EFFICIENCY * 60),
+        "vocab": looks * look / rate,
+        "signals": reading_minutes(count_prompts(recipe), machine),
+        "prune": calibration * 2 * (BODY_PARAMETERS + parameters) * HEALING_SHARE / rate,
+        "distill": recipe.distill.budget_minutes or recipe.distill.epochs * pass_minutes(recipe, machine),
+        "export": moments / rate + parameters * ROUNDING_SECONDS / 60,
+        "evaluate": evaluation_minutes(recipe),
+    }
+
+
+def product_rate(machine: Machine) -> float:
+    """Operations a second of its faster products, as far as they count."""
+    return min(max(machine.bfloat16_gflops, machine.float32_gflops), MOST_GFLOPS) * 1e9
+
+
+def work_per_minute(machine: Machine) -> float:
+    """Operations a minute that reading and training reach."""
+    faster = "bfloat16" if machine.bfloat16_gflops > machine.float32_gflops else "float32"
+    return product_rate(machine) * EFFICIENCY[faster] * 60
+
+
+def reading_minutes(prompts: float, machine: Machine) -> float:
+    """The teacher reads so many prompts with their answers."""
+    return prompts * EXCHANGE_TOKENS * 2 * BODY_PARAMETERS / work_per_minute(machine)
+
+
+def pass_minutes(recipe: Recipe, machine: Machine) -> float:
+    """The student trains on all of its text once."""
+    tokens = count_training(recipe) * EXCHANGE_TOKENS
+    return tokens * 6 * student_parameters(recipe) * TRAINING_SHARE / work_per_minute(machine)
+
+
+def _passes_row(recipe: Recipe, machine: Machine) -> list[str]:
+    """How often training reads its text; on a slow machine the teacher reads far more than the student gets to."""
+    budget, training = recipe.distill.budget_minutes, count_training(recipe)
+    if budget is None:
+        return ["passes in training", f"{recipe.distill.epochs:g}", "distill.epochs"]
+    passes = budget / pass_minutes(recipe, machine)
+    trained, healed = training * passes * SPARE, recipe.prune.calibration_tokens / EXCHANGE_TOKENS
+    enough = math.ceil(max(trained, healed) / 10) * 10
+    saved = reading_minutes(training - enough, machine)
+    told = f"prompts.limit = {enough} would do and save {saved:.0f} minutes" if saved > budget / 2 else "over its text"
+    return ["passes in training", f"{passes:.2f}", told]
+
+
 def evaluation_minutes(recipe: Recipe) -> float:
     """Timing, comparing and asking; the default teacher's replies ship."""
     section = recipe.evaluate.sizes()
@@ -97,21 +148,27 @@ def evaluation_minutes(recipe: Recipe) -> float:
         + section.stability_questions * section.stability_samples * 1.1
     )
     shipped = recipe.teacher.model == CATALOGUE[0].name and not section.fresh
-    timing = 60 + 25 * section.rounds + 2.8 * min(section.fidelity_answers or 40, 40)
+    timing = 60 + 14 * section.rounds * (1 + len(recipe.export.types)) + 6 * min(section.fidelity_answers or 40, 40)
     return (timing + 0.7 * section.code_tasks + asked * (STUDENT_SHARE + (not shipped))) / 60
 
 
 def count_prompts(recipe: Recipe) -> int:
-    """Prompts before duplicates are dropped: golden ones, and lines of the user's files."""
-    shipped = golden() if recipe.prompts.golden else []
-    held_out = sum(prompt.split == "held-out" for prompt in shipped)
-    training = len(shipped) - held_out
+    """Prompts before duplicates are dropped: golden ones, made-up ones, and lines of the user's files."""
+    held_out = sum(prompt.split == "held-out" for prompt in _golden(recipe))
+    held_out += sum(round(_lines(file.path) * file.held_out_share) for file in recipe.prompts.files)
+    return held_out + count_training(recipe)
+
+
+def count_training(recipe: Recipe) -> int:
+    """Those of them that train."""
+    training = sum(prompt.split != "held-out" for prompt in _golden(recipe)) + recipe.prompts.synthetic.count
     for file in recipe.prompts.files:
-        lines = _lines(file.path)
-        kept_away = round(lines * file.held_out_share)
-        held_out, training = held_out + kept_away, training + lines - kept_away
-    training += recipe.prompts.synthetic.count
-    return held_out + min(training, recipe.prompts.limit or training)
+        training += (lines := _lines(file.path)) - round(lines * file.held_out_share)
+    return min(training, recipe.prompts.limit or training)
+
+
+def _golden(recipe: Recipe) -> Sequence[Prompt]:
+    return golden() if recipe.prompts.golden else []
 
 
 def student_parameters(recipe: Recipe) -> int:
