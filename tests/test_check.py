@@ -93,7 +93,7 @@ def test_a_processor_without_fast_bfloat16_reaches_more_of_its_rate() -> None:
     assert minutes(recipe_with(), float32)["signals"] < minutes(recipe_with(), bfloat16)["signals"]
 
 
-def test_text_that_training_will_not_get_to_is_told_of() -> None:
+def test_text_that_training_will_not_get_to_is_told_of(tmp_path: Path) -> None:
     recipe = recipe_with(prompts={"synthetic": {"count": 3000}}, distill={"budget_minutes": 30})
     slow = Machine(2, 16_000.0, 50_000.0, 95.0, 15.0, 20.0)
     passes, told = rows(recipe, slow)["passes in training"]
@@ -104,6 +104,9 @@ def test_text_that_training_will_not_get_to_is_told_of() -> None:
     assert saved == pytest.approx(float(match[2]), abs=0.6)
     again, told = rows(less, slow)["passes in training"]
     assert float(again) == pytest.approx(1 / check.SPARE, abs=0.02) and told == "over its text"
+    empty = tmp_path / "empty.txt"
+    empty.touch()
+    assert rows(recipe_with(prompts={"golden": False, "files": [{"path": str(empty)}]}), slow)["prompts"][0] == "0"
     # What heals is kept, however little is trained on; and the golden prompts are no more than that.
     assert rows(recipe_with(distill={"budget_minutes": 1}), slow)["passes in training"][1] == "over its text"
     assert rows(recipe_with(distill={"budget_minutes": None, "epochs": 3}), slow)["passes in training"][0] == "3"

@@ -128,7 +128,7 @@ def pass_minutes(recipe: Recipe, machine: Machine) -> float:
 def _passes_row(recipe: Recipe, machine: Machine) -> list[str]:
     """How often training reads its text; on a slow machine the teacher reads far more than the student gets to."""
     budget, training = recipe.distill.budget_minutes, count_training(recipe)
-    if budget is None:
+    if budget is None or not training:
         return ["passes in training", f"{recipe.distill.epochs:g}", "distill.epochs"]
     passes = budget / pass_minutes(recipe, machine)
     trained, healed = training * passes * SPARE, recipe.prune.calibration_tokens / EXCHANGE_TOKENS
