@@ -92,6 +92,20 @@ def test_a_probe_measures_something_of_everything(tmp_path: Path, monkeypatch: p
     assert machine.fastest_dtype(0.01) in ("float32", "bfloat16")
 
 
+@pytest.mark.parametrize("held_up", [{1}, {2}, {1, 2}])
+def test_a_product_that_others_hold_up_does_not_decide(monkeypatch: pytest.MonkeyPatch, held_up: set[int]) -> None:
+    clock, calls = [0.0], [0]
+
+    def linear(positions: torch.Tensor, weight: torch.Tensor) -> None:
+        calls[0] += 1
+        clock[0] += 1.0 if calls[0] in held_up else 2 * len(positions) * weight.numel() / 100e9
+
+    monkeypatch.setattr(torch.nn.functional, "linear", linear)
+    monkeypatch.setattr(machine.time, "perf_counter", lambda: clock[0])
+    assert machine.multiplication_gflops(torch.float32, 0.1) == pytest.approx(100.0)
+    assert calls[0] >= machine.PRODUCTS_TRIED
+
+
 def test_a_probe_leaves_the_random_numbers_alone() -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)

@@ -28,6 +28,8 @@ COPIED_BYTES = 128 * 1024 * 1024
 """Larger than most caches, so that copying it measures memory."""
 WORTH_ROUNDING = 1.3
 """bfloat16 must be this much faster than float32 before its coarser numbers are worth it."""
+PRODUCTS_TRIED = 3
+"""At least, of each kind, when rates are probed."""
 PRODUCTS_KEPT = 16
 """Compiled products, up to 0.7 MB each: to compile one again costs nothing beside a product of hundreds of rows."""
 CGROUPS = Path("/sys/fs/cgroup")
@@ -102,23 +104,25 @@ def fastest_dtype(seconds: float = 0.2) -> str:
 def multiplication_gflops(dtype: torch.dtype, seconds: float) -> float:
     """Best rate of [M, 896] x [896, 4864] products, 10⁹ floating-point operations a second.
 
-    M starts small and doubles up to 2048, so that a machine without fast `dtype` units is not kept for long.
+    M starts small and doubles up to 2048, so that a machine without fast `dtype` units is not kept for long. A product
+    that other programs have held up says nothing of the next: the best of at least `PRODUCTS_TRIED` counts.
     """
     import torch
 
     weight = torch.ones(INNER, WIDTH, dtype=dtype)
-    rows, best, deadline = 32, 0.0, time.perf_counter() + seconds
+    rows, best, tried, deadline = 32, 0.0, 0, time.perf_counter() + seconds
     with torch.no_grad():
         while True:
             positions = torch.ones(rows, WIDTH, dtype=dtype)
             start = time.perf_counter()
             torch.nn.functional.linear(positions, weight)
             now = time.perf_counter()
-            best = max(best, 2 * rows * WIDTH * INNER / (now - start) / 1e9)
+            tried, best = tried + 1, max(best, 2 * rows * WIDTH * INNER / (now - start) / 1e9)
             longer = min(2 * rows, ROWS)
-            if now + (now - start) * longer / rows > deadline:
+            if now + 2 * longer * WIDTH * INNER / best / 1e9 <= deadline:
+                rows = longer
+            elif tried >= PRODUCTS_TRIED:
                 return best
-            rows = longer
 
 
 def copy_gb_per_second(seconds: float) -> float:
