@@ -13,7 +13,6 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,11 @@ from potstill.answers.tokenize import tokenize
 from potstill.evaluate.code import code_tasks
 from potstill.family import copy_finished
 from potstill.machine import bound_product_caches, fastest_dtype
-from potstill.models.anatomy import body, head_weight
+from potstill.models.anatomy import body
 from potstill.models.checkpoint import save_checkpoint
 from potstill.models.conversation import text_ids
 from potstill.models.examples import Example
 from potstill.models.gguf import write_gguf
-from potstill.models.reading import LAST, read_states
 from potstill.models.teacher import find_teacher, load_model, load_tokenizer
 from potstill.problem import Problem
 from potstill.progress import Task
@@ -45,18 +43,15 @@ from potstill.recipe.student import PruneSection
 from potstill.run import Run, open_run, read_json, write_json
 from potstill.terminal import TerminalProgress
 from potstill.vocab.map import VocabMap
+from potstill.vocab.teacher_view import answer_logits
 
 TYPE = "Q8_0"
 """Of the files that write programs: it costs next to nothing, so that what is seen is the vocabulary."""
 WHOLE = "whole"
-BATCH_TOKENS = 2048
-CHUNK = 256
-"""Rows of logits at a time."""
 EXAMPLE = """\
 example:
   potstill prompts RUN && potstill answers RUN, or any run that has come further; then
   python benchmarks/vocabulary.py RUN --sizes 24576 32768 49152 65536
-  python benchmarks/vocabulary.py RUN --sizes 32768 --expectation 8192 32768 --tasks 50
 
 Every row is kept in OUT/vocabulary.json once it is measured: stopped, the same command goes on.
 """
@@ -83,9 +78,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--out", type=Path, help="where vocabularies and figures go (RUN/vocabularies)")
     parser.add_argument("--sizes", type=int, nargs="+", default=[32768, 49152], help="tokens kept (32768 49152)")
-    parser.add_argument(
-        "--expectation", type=int, nargs="+", help="vocab.expectation_tokens of each, instead of the recipe's"
-    )
     parser.add_argument("--tasks", type=int, default=50, help="programs each writes (50)")
     return parser.parse_args()
 
@@ -96,26 +88,20 @@ def measure_all(run: Run, options: argparse.Namespace) -> dict[str, dict[str, An
     out.mkdir(parents=True, exist_ok=True)
     book = out / "vocabulary.json"
     known: dict[str, dict[str, Any]] = read_json(book) if book.exists() else {}
-    expectations = options.expectation or [run.recipe.vocab.expectation_tokens]
-    wanted = {WHOLE: run.recipe} | {
-        f"{size}-{seen}": with_vocabulary(run.recipe, size, seen) for size, seen in product(options.sizes, expectations)
-    }
+    wanted = {WHOLE: run.recipe} | {str(size): with_size(run.recipe, size) for size in options.sizes}
     for name, recipe in wanted.items():
-        if known.get(name, {}).get("tasks") == options.tasks:
+        own = replace(run, folder=out / name, recipe=recipe)
+        made_by = {"tasks": options.tasks, "fingerprint": pipeline.fingerprints(own)["vocab"]}
+        if made_by.items() <= known.get(name, {}).items():
             continue
-        folder = out / name
-        if name == WHOLE:
-            figures, checkpoint = whole(run)
-        else:
-            figures, checkpoint = part(replace(run, folder=folder, recipe=recipe), run.folder)
-        known[name] = figures | programs(run, checkpoint, folder, options.tasks)
+        figures, checkpoint = whole(own) if name == WHOLE else part(own, run.folder)
+        known[name] = figures | programs(own, checkpoint, options.tasks) | made_by
         write_json(book, known)
     return {name: known[name] for name in wanted}
 
 
-def with_vocabulary(recipe: Recipe, size: int, seen: int) -> Recipe:
-    vocab = recipe.vocab.model_copy(update={"size": size, "expectation_tokens": seen})
-    return recipe.model_copy(update={"vocab": vocab})
+def with_size(recipe: Recipe, size: int) -> Recipe:
+    return recipe.model_copy(update={"vocab": recipe.vocab.model_copy(update={"size": size})})
 
 
 def whole(run: Run) -> tuple[dict[str, Any], Path]:
@@ -144,14 +130,14 @@ def part(run: Run, finished: Path) -> tuple[dict[str, Any], Path]:
     with run.progress.task("likeliest tokens", sum(len(example.ids) for example in examples), "tokens") as bar:
         model = load_model(teacher.checkpoint, getattr(torch, fastest_dtype()))
         missed = likeliest_missing(model, vocabulary, examples, bar)
-    solutions = [task.solution for task in code_tasks()]
-    before = sum(len(text_ids(load_tokenizer(teacher.checkpoint), text)) for text in solutions)
-    after = sum(len(text_ids(tokenizer, text)) for text in solutions)
+    after, before = (
+        sum(len(text_ids(cutter, task.solution)) for task in code_tasks())
+        for cutter in (tokenizer, load_tokenizer(teacher.checkpoint))
+    )
     checkpoint = run.folder / "checkpoint"
     save_checkpoint(keep_only(teacher.checkpoint, vocabulary), run.stage("vocab"), checkpoint, torch.bfloat16, "")
     report = read_json(run.stage("vocab") / "report.json")
-    expectation = {"expectation_tokens": run.recipe.vocab.expectation_tokens}
-    return report | missed | expectation | {"programs_lengthening": after / before}, checkpoint
+    return report | missed | {"programs_lengthening": after / before}, checkpoint
 
 
 def keep_only(checkpoint: Path, vocabulary: VocabMap) -> PreTrainedModel:
@@ -175,40 +161,39 @@ def likeliest_missing(
     Args:
         examples: in the ids of the vocabulary.
     """
-    kept, head = torch.from_numpy(vocabulary.teacher_ids), head_weight(model)
-    missing, positions = {"all": 0, "code": 0}, {"all": 0, "code": 0}
-    for index, states in read_states(model, examples, kept, (), BATCH_TOKENS):
-        likeliest = torch.cat([(rows @ head.T).argmax(dim=-1) for rows in states[LAST].split(CHUNK)])
-        for name in {"all", examples[index].category} & missing.keys():
-            missing[name] += int((~torch.isin(likeliest, kept)).sum())
-            positions[name] += len(likeliest)
-        bar.advance(len(examples[index].ids))
-    return {f"missing_{name}": missing[name] / max(positions[name], 1) for name in missing}
+    kept = torch.from_numpy(vocabulary.teacher_ids)
+    missing, positions = [0, 0], [0, 0]
+    for is_code in (False, True):
+        group = [example for example in examples if (example.category == "code") == is_code]
+        for logits in answer_logits(model, group, kept, bar):
+            missing[is_code] += int((~torch.isin(logits.argmax(dim=-1), kept)).sum())
+            positions[is_code] += len(logits)
+    return {
+        "missing_all": sum(missing) / max(sum(positions), 1),
+        "missing_code": missing[True] / max(positions[True], 1),
+    }
 
 
-def programs(run: Run, checkpoint: Path, folder: Path, tasks: int) -> dict[str, int]:
-    """How many of the programs that a checkpoint writes run, and pass."""
-    folder.mkdir(parents=True, exist_ok=True)
-    gguf = folder / f"{folder.name}-{TYPE}.gguf"
-    if not gguf.exists():
-        write_gguf(checkpoint, gguf, TYPE, metadata={}, progress=run.progress)
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # a gigabyte; the file holds the same
+def programs(run: Run, checkpoint: Path, tasks: int) -> dict[str, int]:
+    """How many of the programs that a checkpoint writes run, and pass; its GGUF is left in the run's folder."""
+    gguf = run.folder / f"{run.folder.name}-{TYPE}.gguf"
+    write_gguf(checkpoint, gguf, TYPE, metadata={}, progress=run.progress)
+    shutil.rmtree(run.folder / "checkpoint", ignore_errors=True)  # a gigabyte; the file holds the same
     return code(run, gguf, tasks)
 
 
 def table(figures: Mapping[str, Mapping[str, Any]], tasks: int) -> str:
     """Markdown, a row a vocabulary."""
     lines = [
-        "| tokens | seen to choose | held-out answers longer | programs longer | kept probability "
+        "| tokens | held-out answers longer | programs longer | kept probability "
         "| likeliest token missing | in code | programs run | pass |",
-        f"|{'---|' * 9}",
+        f"|{'---|' * 8}",
     ]
     for name, row in figures.items():
-        cells = [""] * 6
+        cells = [""] * 5
         if name != WHOLE:
             shares = ("lengthening", "programs_lengthening")
             cells = [
-                f"{row['expectation_tokens']:,}",
                 *(f"{row[share] - 1:.2%}" for share in shares),
                 *(f"{row[share]:.2%}" for share in ("kept_probability", "missing_all", "missing_code")),
             ]

@@ -37,7 +37,7 @@ def expected_uses(model: PreTrainedModel, examples: Sequence[Example], task: Tas
         examples: in the teacher's own ids.
     """
     total = torch.zeros(len(head_weight(model)), dtype=torch.float64)
-    for logits in _answer_logits(model, examples, None, task):
+    for logits in answer_logits(model, examples, None, task):
         total += logits.softmax(dim=-1).sum(dim=0).double()
     return total
 
@@ -51,7 +51,7 @@ def kept_probability(model: PreTrainedModel, examples: Sequence[Example], vocabu
     """
     kept = torch.from_numpy(vocabulary.teacher_ids)
     share, positions = 0.0, 0
-    for logits in _answer_logits(model, examples, kept, task):
+    for logits in answer_logits(model, examples, kept, task):
         share += float((logits[:, kept].logsumexp(-1) - logits.logsumexp(-1)).exp().sum())
         positions += len(logits)
     return share / max(positions, 1)
@@ -67,7 +67,7 @@ def probability_of(
         examples: in the teacher's own ids. sets: name → teacher ids.
     """
     shares, rows = dict.fromkeys(sets, 0.0), 0
-    for logits in _answer_logits(model, examples, None, task):
+    for logits in answer_logits(model, examples, None, task):
         probabilities = logits.softmax(dim=-1)
         for name, ids in sets.items():
             shares[name] += float(probabilities[:, torch.from_numpy(ids)].sum())
@@ -75,9 +75,14 @@ def probability_of(
     return {name: share / max(rows, 1) for name, share in shares.items()}
 
 
-def _answer_logits(
+def answer_logits(
     model: PreTrainedModel, examples: Sequence[Example], model_ids: Tensor | None, task: Task
 ) -> Iterator[Tensor]:
+    """Chunks [n, V] float32 of the model's logits at all answer positions.
+
+    Args:
+        examples: what to read. model_ids: [V] the model's id of each id in them; None where they are the same.
+    """
     head = head_weight(model)
     for index, states in read_states(model, examples, model_ids, (), BATCH_TOKENS):
         for begin in range(0, len(states[LAST]), CHUNK):
