@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from potstill import check
+from potstill.check.sizes import size_up
 from potstill.machine import Machine
 from potstill.recipe import Recipe, load_recipe
 
@@ -56,7 +57,7 @@ def test_it_can_be_checked(path: Path, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(check, "disk_free_mb", lambda _: 1e9)
     monkeypatch.setattr(check, "available_memory_mb", lambda: 1e9)
     recipe = load_recipe(path)
-    rows = {row[0]: row[1] for row in check.predict(recipe, MACHINE)}
+    rows = {row[0]: row[1] for row in check.predict(recipe, MACHINE, tmp_path)}
     check.refuse(recipe, tmp_path / "run", tmp_path / "home")
     assert float(rows["minutes"]) > 0
     assert int(rows["prompts"].replace(",", "")) > 0
@@ -111,8 +112,9 @@ def test_the_published_technique_is_the_same_on_both_teachers() -> None:
 
 
 @pytest.mark.parametrize("name, parameters", [("qwen-150m", 150e6), ("qwen-80m", 80e6), ("joint-80m", 80e6)])
-def test_a_student_has_the_size_of_its_name(name: str, parameters: float) -> None:
-    assert check.student_parameters(load_recipe(FOLDER / f"{name}.toml")) == pytest.approx(parameters, rel=0.01)
+def test_a_student_has_the_size_of_its_name(name: str, parameters: float, tmp_path: Path) -> None:
+    student = size_up(load_recipe(FOLDER / f"{name}.toml"), tmp_path).student
+    assert student == pytest.approx(parameters, rel=0.01)
 
 
 def test_joint_training_has_given_answers_to_mix_in() -> None:

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 
 from hardware import Machine
 
+from potstill.check.material import PEOPLES
+
 GROUP = 128
 """Values of a hidden state that share a scale of two bytes."""
-ANSWER, QUESTION = 155, 62
-"""Tokens: means over the golden 200 and their shipped answers, template included (potstill.check)."""
-TEXT = ANSWER + QUESTION
+ANSWER, TEXT = PEOPLES.answer, PEOPLES.question + PEOPLES.answer
+"""Tokens of an answer, and of it with its question."""
 STEP_TOKENS = 16_384
 """Tokens of a rank in a training step on a GPU."""
 ROOM, ROOM_FOR_WEIGHTS = 0.9, 0.7

@@ -76,6 +76,7 @@ def run(
     folder = run or Path("runs") / wanted.name
     opened = Run(folder, wanted, default_home(), _progress())
     refuse_what_cannot_fit(opened)
+    say_what_it_takes(opened)
     pipeline.run_all(opened)
     _show_scorecard(folder, as_json=False)
     typer.echo(f"\nReport:  {folder / 'report' / 'report.html'}\nChat:    potstill chat {folder}")
@@ -86,6 +87,18 @@ def refuse_what_cannot_fit(opened: Any) -> None:
     from potstill.check import refuse
 
     refuse(opened.recipe, opened.folder, opened.home)
+
+
+def say_what_it_takes(opened: Any) -> None:
+    """The minutes that a run's missing stages will take here, as `check` predicts them; half a second of probing."""
+    from potstill.check import announce
+    from potstill.machine import probe
+    from potstill.pipeline import states
+
+    missing = [stage.name for stage in states(opened) if stage.state != "done"]
+    if missing:
+        for line in announce(opened.recipe, probe(0.5), opened.home, missing):
+            opened.progress.say(line)
 
 
 @app.command()
@@ -101,7 +114,7 @@ def check(recipe: RecipeFile, as_json: Json = False) -> None:
 
     wanted = load_recipe(recipe)
     folder = Path("runs") / wanted.name
-    rows = predict(wanted, probe(2.0, _existing(folder)))
+    rows = predict(wanted, probe(2.0, _existing(folder)), default_home())
     _table(f"{recipe}: valid. Predicted for this machine:", ["what", "how much", "of which"], rows, as_json)
     refuse(wanted, folder, default_home())
 

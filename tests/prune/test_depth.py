@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from potstill.check import TEACHER
+from potstill.check.sizes import TEACHER
 from potstill.prune.depth import sensible_layers
 from potstill.prune.shape import choose_shape, count_parameters, cut_share
 from potstill.recipe import PruneSection

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from potstill.models.identity import folder_hash
-from potstill.models.teacher import find_teacher, teacher_identity
+from potstill.models.teacher import find_teacher, teacher_folder, teacher_identity
 from potstill.problem import Problem
 from potstill.progress import Progress
 
@@ -49,6 +49,12 @@ def read_config(folder: Path) -> PreTrainedConfig:
         raise Problem(f"{folder / 'config.json'} can't be read ({first_line})", "Save the model again.") from error
     family_of(config)
     return config
+
+
+def known_config(name_or_path: str, home: Path) -> PreTrainedConfig | None:
+    """The configuration of a teacher or base that is here already; nothing is fetched. Raises as `read_config` does."""
+    folder = _local_folder(name_or_path) or teacher_folder(home, name_or_path) / "checkpoint"
+    return read_config(folder) if (folder / "config.json").is_file() else None
 
 
 def has_weights(folder: Path) -> bool:

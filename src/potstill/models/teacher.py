@@ -96,7 +96,7 @@ def teacher_identity(name_or_path: str, home: Path | None = None) -> str:
     if entry is not None:
         return entry.sha256
     _require_repository(name_or_path)
-    folder = _teacher_folder(home, name_or_path) if home else None
+    folder = teacher_folder(home, name_or_path) if home else None
     if folder and (folder / "checkpoint").is_dir():
         return _origin(folder)["sha256"]
     try:
@@ -149,7 +149,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def _from_catalogue(entry: Entry, home: Path, progress: Progress) -> Teacher:
-    folder = _teacher_folder(home, entry.name)
+    folder = teacher_folder(home, entry.name)
     gguf, checkpoint = folder / entry.file, folder / "checkpoint"
     if not (_is_whole(gguf, entry.sha256, home) and is_converted(checkpoint, entry.sha256)):
         with _locked(folder, progress):
@@ -187,7 +187,7 @@ def _fetch(entry: Entry, target: Path, downloads: Path, progress: Progress) -> s
 def _from_gguf(path: Path, home: Path, progress: Progress) -> Teacher:
     metadata = read_metadata(path)
     sha256 = file_hash(path, home)
-    checkpoint = _teacher_folder(home, f"{path.stem}-{sha256[:12]}") / "checkpoint"
+    checkpoint = teacher_folder(home, f"{path.stem}-{sha256[:12]}") / "checkpoint"
     if not is_converted(checkpoint, sha256):
         with _locked(checkpoint.parent, progress):
             _convert(path, checkpoint, sha256, progress)
@@ -198,14 +198,14 @@ def _from_gguf(path: Path, home: Path, progress: Progress) -> Teacher:
 def _from_folder(path: Path, home: Path, progress: Progress) -> Teacher:
     _check_folder(path)
     identity = folder_hash(path, home)
-    gguf = _teacher_folder(home, f"{path.name}-{identity[:12]}") / f"{path.name}-{GGUF_QUANTISATION}.gguf"
+    gguf = teacher_folder(home, f"{path.name}-{identity[:12]}") / f"{path.name}-{GGUF_QUANTISATION}.gguf"
     licence = _licence(path)
     _write_gguf(path, gguf, identity, licence, progress)
     return Teacher(path.name, path, gguf, identity, f"local folder {path}", licence)
 
 
 def _from_repository(repository: str, home: Path, progress: Progress) -> Teacher:
-    folder = _teacher_folder(home, repository)
+    folder = teacher_folder(home, repository)
     checkpoint, name = folder / "checkpoint", repository.rpartition("/")[2]
     if not checkpoint.is_dir():
         with _locked(folder, progress):
@@ -326,7 +326,8 @@ def _locked(folder: Path, progress: Progress) -> Iterator[None]:
         lock.release()
 
 
-def _teacher_folder(home: Path, name: str) -> Path:
+def teacher_folder(home: Path, name: str) -> Path:
+    """Where the teacher of the catalogue or the Hub that has this name lies once it is fetched."""
     return home / "teachers" / re.sub(r"[^\w.-]+", "--", name)
 
 

@@ -1,0 +1,132 @@
+"""What a recipe will cost on this machine, before anything is done.
+
+In:  a recipe, a probed machine.
+Out: predicted tokens, disk, memory and minutes, as a table or in two lines; or a Problem where it cannot fit.
+Does not know: how stages work beyond what each costs a token.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from potstill.check.cost import (
+    Job,
+    memory_megabytes,
+    pass_minutes,
+    predict_minutes,
+    reading_minutes,
+    run_megabytes,
+    take_stock,
+)
+from potstill.machine import Machine, available_memory_mb, disk_free_mb
+from potstill.problem import Problem
+from potstill.recipe import Recipe
+
+SPARE = 1.25
+"""Text that is advised, as a multiple of what training is predicted to read."""
+WORTH_SAYING = 2.0
+"""Minutes; a shorter run is sooner done than announced."""
+
+
+def predict(recipe: Recipe, machine: Machine, home: Path) -> list[list[str]]:
+    """Rows of what, how much, of which.
+
+    Args:
+        home: where teachers lie whose configurations tell more than a guess.
+
+    Raises: Problem where the student's shape is impossible.
+    """
+    job = take_stock(recipe, home)
+    material, sizes, minutes = job.material, job.sizes, predict_minutes(job, machine)
+    return [
+        ["prompts", f"{material.prompts:,}", "train and held-out together"],
+        [
+            "tokens read",
+            f"{material.prompts * material.exchange:,.0f}",
+            f"about {material.answer:.0f} answer tokens each",
+        ],
+        ["passes in training", *_passes(job, machine)],
+        [
+            "teacher",
+            f"{sizes.teacher / 1e6:.1f}M parameters",
+            recipe.teacher.model if sizes.known else f"{recipe.teacher.model} is not here yet: a guess",
+        ],
+        [
+            "student",
+            f"{sizes.student / 1e6:.1f}M parameters",
+            sizes.shape or "of a model that is not here yet: a guess",
+        ],
+        ["disk, run folder", f"{run_megabytes(job) / 1e3:.1f} GB", f"{machine.disk_free_mb / 1e3:.0f} GB free"],
+        ["memory", f"{memory_megabytes(job) / 1e3:.1f} GB", f"{machine.memory_mb / 1e3:.1f} GB available"],
+        ["minutes", f"{sum(minutes.values()):.0f}", _each(minutes)],
+        [
+            "this machine",
+            f"{machine.cores} cores",
+            f"float32 {machine.float32_gflops:.0f}, bfloat16 {machine.bfloat16_gflops:.0f} GFLOP/s, "
+            f"copy {machine.bandwidth_gb_s:.0f} GB/s",
+        ],
+    ]
+
+
+def announce(recipe: Recipe, machine: Machine, home: Path, missing: Collection[str]) -> Iterator[str]:
+    """Lines for whoever starts a run: how long it will take, and how it could take less.
+
+    Args:
+        missing: stages that are still to be done.
+    """
+    job = take_stock(recipe, home)
+    minutes = {name: value for name, value in predict_minutes(job, machine).items() if name in missing}
+    if sum(minutes.values()) < WORTH_SAYING:
+        return
+    yield f"about {sum(minutes.values()):.0f} minutes on this machine: {_each(minutes)}"
+    saving = _saving(job, machine) if {"prompts", "signals"} <= set(missing) else None
+    if saving:
+        yield f"training will not get to all of this text: {saving}"
+
+
+def _each(minutes: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.1f}" for name, value in minutes.items())
+
+
+def _passes(job: Job, machine: Machine) -> tuple[str, str]:
+    """How often training reads its text, and what that means."""
+    budget = job.recipe.distill.budget_minutes
+    if budget is None or not job.material.training:
+        return f"{job.recipe.distill.epochs:g}", "distill.epochs"
+    return f"{budget / pass_minutes(job, machine):.2f}", _saving(job, machine) or "over its text"
+
+
+def _saving(job: Job, machine: Machine) -> str | None:
+    """What to write into the recipe where the teacher would read far more than a slow machine trains on."""
+    budget, training = job.recipe.distill.budget_minutes, job.material.training
+    if budget is None or not training:
+        return None
+    trained = training * budget / pass_minutes(job, machine) * SPARE
+    healed = job.recipe.prune.calibration_tokens / job.material.exchange
+    enough = math.ceil(max(trained, healed) / 10) * 10
+    saved = reading_minutes(job, training - enough, machine)
+    return f"prompts.limit = {enough} would do and save {saved:.0f} minutes" if saved > budget / 2 else None
+
+
+def refuse(recipe: Recipe, folder: Path, home: Path) -> None:
+    """Raises: Problem where a file is missing, or where disk or memory cannot hold the run."""
+    for path in (*(file.path for file in recipe.prompts.files), *recipe.vocab.texts, *recipe.prune.texts):
+        if not path.exists():
+            raise Problem(f"{path}: named in the recipe, but not there", "Mend the path, or take it out.")
+    job = take_stock(recipe, home)
+    place = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
+    store = next(parent for parent in (home, *home.resolve().parents) if parent.exists())
+    have = any((home / "teachers").glob("*/checkpoint"))
+    for where, needed, remedy in (
+        (place, run_megabytes(job), "Free some, or give another --run."),
+        (store, 0.0 if have else 2500.0, "Free some, or set POTSTILL_HOME to another disk."),
+    ):
+        if disk_free_mb(where) < needed:
+            raise Problem(f"{where}: {disk_free_mb(where) / 1e3:.1f} GB free, {needed / 1e3:.1f} GB needed", remedy)
+    if available_memory_mb() < memory_megabytes(job):
+        raise Problem(
+            f"{available_memory_mb() / 1e3:.1f} GB of memory available, {memory_megabytes(job) / 1e3:.1f} GB needed",
+            "Lower prune.calibration_tokens, distill.batch_tokens or prune.parameters, or close other programs.",
+        )

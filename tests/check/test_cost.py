@@ -1,0 +1,99 @@
+"""What stages cost: more of anything costs more, and what is slow in one thing is slow in that alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from potstill.check.cost import Job, memory_megabytes, predict_minutes, run_megabytes, take_stock
+from potstill.machine import Machine
+from potstill.recipe import Recipe, validate_recipe
+from tiny import save_checkpoint
+
+MACHINE = Machine(2, 16_000.0, 50_000.0, 100.0, 200.0, 20.0)
+NOWHERE = Path("/nowhere")
+
+
+def recipe_with(**sections: object) -> Recipe:
+    return validate_recipe({"name": "x", **sections}, "test")
+
+
+def stock(recipe: Recipe) -> Job:
+    return take_stock(recipe, NOWHERE)
+
+
+def minutes(recipe: Recipe, machine: Machine = MACHINE) -> dict[str, float]:
+    return predict_minutes(stock(recipe), machine)
+
+
+def test_the_budget_is_what_training_takes() -> None:
+    assert minutes(recipe_with(distill={"budget_minutes": 7}))["distill"] == 7.0
+
+
+def test_a_machine_half_as_fast_takes_twice_as_long() -> None:
+    slow = Machine(2, 16_000.0, 50_000.0, 50.0, 100.0, 20.0)
+    for stage in ("vocab", "signals", "prune", "distill"):
+        assert minutes(recipe_with(), slow)[stage] == pytest.approx(2 * minutes(recipe_with())[stage], abs=0.11)
+
+
+def test_more_parameters_epochs_and_calibration_cost_more() -> None:
+    base = minutes(recipe_with())
+    assert minutes(recipe_with(distill={"epochs": 3}))["distill"] > 2.5 * base["distill"]
+    few, more = ({"calibration_tokens": tokens} for tokens in (10_000, 20_000))
+    assert minutes(recipe_with(prune=more))["prune"] == pytest.approx(
+        2 * minutes(recipe_with(prune=few))["prune"], 0.05
+    )
+    small, large = recipe_with(prune={"parameters": 80_000_000}), recipe_with(prune={"parameters": 300_000_000})
+    assert run_megabytes(stock(small)) < run_megabytes(stock(recipe_with())) < run_megabytes(stock(large))
+    assert memory_megabytes(stock(small)) < memory_megabytes(stock(large))
+
+
+def test_a_smaller_teacher_is_read_written_and_held_sooner(tmp_path: Path) -> None:
+    checkpoint = save_checkpoint(tmp_path / "tiny")
+    own = {"prune": {"layers": 1, "ffn": 32}, "answers": {"fresh": True}}
+    small, usual = recipe_with(teacher={"model": str(checkpoint)}, **own), recipe_with(**own)
+    for stage in ("answers", "vocab", "signals", "prune"):
+        assert minutes(small)[stage] < minutes(usual)[stage] / 100
+    assert memory_megabytes(stock(small)) < memory_megabytes(stock(usual))
+
+
+def test_text_that_is_not_there_is_not_healed_on(tmp_path: Path) -> None:
+    all_of_it, more = ({"calibration_tokens": tokens} for tokens in (60_000, 120_000))
+    assert minutes(recipe_with(prune=all_of_it))["prune"] == minutes(recipe_with(prune=more))["prune"]
+    texts = tmp_path / "texts.txt"
+    texts.write_text("一\n" * 9, encoding="utf-8")
+    own = {**more, "texts": [str(texts)]}
+    assert minutes(recipe_with(prune=own))["prune"] > 2 * minutes(recipe_with(prune=more))["prune"]
+
+
+def test_a_processor_without_fast_bfloat16_reaches_more_of_its_rate() -> None:
+    float32, bfloat16 = (
+        Machine(2, 16_000.0, 50_000.0, 200.0, 15.0, 20.0),
+        Machine(2, 16_000.0, 50_000.0, 90.0, 200.0, 20.0),
+    )
+    assert minutes(recipe_with(), float32)["signals"] < minutes(recipe_with(), bfloat16)["signals"]
+
+
+def test_only_answers_that_must_be_written_cost_time(tmp_path: Path) -> None:
+    own = tmp_path / "own.txt"
+    own.write_text("一\n二\n\n三\n", encoding="utf-8")
+    assert minutes(recipe_with())["answers"] == 0.0
+    assert minutes(recipe_with(answers={"fresh": True}))["answers"] > 5
+    files = {"files": [{"path": str(own)}]}
+    assert 0 < minutes(recipe_with(prompts={**files, "golden": False}))["answers"] < 5
+
+
+def test_products_faster_than_memory_bring_nothing_more() -> None:
+    fast, faster = (Machine(2, 16_000.0, 50_000.0, 100.0, rate, 20.0) for rate in (800.0, 2000.0))
+    assert minutes(recipe_with(), fast) == minutes(recipe_with(), faster)
+
+
+def test_the_signals_format_counts() -> None:
+    exact = recipe_with(signals={"precision": "float16"})
+    assert run_megabytes(stock(exact)) > run_megabytes(stock(recipe_with()))
+
+
+def test_a_shape_given_in_full_counts_instead_of_the_target() -> None:
+    small = recipe_with(prune={"layers": 2, "ffn": 64, "parameters": 900_000_000})
+    assert run_megabytes(stock(small)) < run_megabytes(stock(recipe_with()))
