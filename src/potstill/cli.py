@@ -225,8 +225,8 @@ def signals(
         return
     found = verify_signals(opened, positions)
     typer.echo(
-        f"{found['positions']:.0f} positions read again: KL stored/fresh mean {found['mean_kl']:.5f}, "
-        f"largest {found['largest_kl']:.4f} nats"
+        f"{found['positions']:.0f} positions read again: KL stored/fresh at T = {found['temperature']:g} mean "
+        f"{found['mean_kl']:.5f}, largest {found['largest_kl']:.4f} nats"
     )
 
 

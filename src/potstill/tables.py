@@ -1,6 +1,6 @@
 """The scorecard and the verdict as rows of text, for a terminal.
 
-In:  `scorecard.json` and `gates.json` as they were read.
+In:  `scorecard.json` as it was read.
 Out: titles, columns and rows; a line for each step that went backwards.
 Does not know: terminals, how anything was measured.
 """

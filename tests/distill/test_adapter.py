@@ -29,7 +29,7 @@ Distilling = Callable[..., tuple[Run, Path]]
 @pytest.fixture(autouse=True)
 def time_by_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step takes 0.3 seconds, however busy the machine is: the adapter has six, a few more after a kill."""
-    monkeypatch.setattr(Clock, "used", lambda clock: 0.3 * clock.steps)
+    monkeypatch.setattr(Clock, "used", lambda clock: clock.used_before + 0.3 * clock.steps)
 
 
 @pytest.fixture
@@ -121,6 +121,23 @@ def test_what_is_kept_is_what_peft_loads(distilling: Distilling) -> None:
     adapted = PeftModel.from_pretrained(copy.deepcopy(base), folder / "adapter").eval()
     assert (logits(merged) - logits(base)).abs().max() > 0.01
     torch.testing.assert_close(logits(adapted), logits(merged), rtol=0, atol=1e-4)
+
+
+def test_killed_behind_its_report_nothing_is_trained_again(
+    distilling: Distilling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, folder = distilling(category="code")
+    distill(run, folder)
+    student = (folder / "student" / "model.safetensors").read_bytes()
+    adapter = folder / "adapter.partial"
+    (folder / "adapter").rename(adapter)
+    for place in (folder, adapter):
+        (place / "checkpoint-3").mkdir()
+    monkeypatch.setattr("potstill.distill.train", None)
+    monkeypatch.setattr("potstill.distill.adapter.train", None)
+    distill(run, folder)
+    assert not list(folder.glob("checkpoint-*")) and not list((folder / "adapter").glob("checkpoint-*"))
+    assert (folder / "student" / "model.safetensors").read_bytes() == student and not adapter.exists()
 
 
 def test_killed_in_the_adapter_the_student_is_not_trained_again(

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from potstill.distill import Log, newest_checkpoint, training_arguments
 from potstill.distill.batches import LengthBatches, collate
 from potstill.distill.companion import Companion
-from potstill.distill.schedule import StepCount
+from potstill.distill.schedule import Clock, StepCount
 from potstill.distill.trainer import DistillTrainer, Pace
 from potstill.progress import Silent
 from potstill.recipe import Recipe, validate_recipe
@@ -39,6 +39,7 @@ def train(
     companions: Sequence[Companion] = (),
     curvature: Mapping[str, torch.Tensor] | None = None,
     dtype: torch.dtype = torch.float32,
+    clock: Clock | None = None,
 ) -> list[dict[str, float]]:
     """Train; `stop` ends it after so many steps, as a kill would, with a checkpoint of the last one."""
     folder.mkdir(exist_ok=True)
@@ -57,7 +58,7 @@ def train(
     arguments.bf16 = dtype == torch.bfloat16
     with Silent().task("", 1, "") as task:
         log.task = task
-        pace = Pace(StepCount(total=1), recipe.distill.checkpoint_seconds, report)
+        pace = Pace(clock or StepCount(total=1), recipe.distill.checkpoint_seconds, report)
         trainer = DistillTrainer(student, store, recipe.distill, arguments, pace, recipe.seed, companions, curvature)
         log.meter = trainer.meter
         with contextlib.suppress(Killed):
@@ -128,6 +129,29 @@ def test_killed_and_resumed_is_never_killed(tiny_model: PreTrainedModel, tmp_pat
     assert largest_difference(resumed, whole) < 1e-6
 
 
+@pytest.mark.parametrize(("before", "more"), [(1800.0, 5), (3600.0, 1)], ids=["half of it", "all of it"])
+def test_time_used_before_a_kill_counts_against_the_budget(
+    tiny_model: PreTrainedModel, tmp_path: Path, before: float, more: int
+) -> None:
+    store, killed = build_store(tiny_model, tmp_path / "s", "hidden"), tmp_path / "killed"
+    recipe = recipe_with(budget_minutes=60.0, checkpoint_seconds=1e-6)
+    train(changed(tiny_model, 3), store, killed, recipe, stop=3, clock=Clock(3600.0))
+    checkpoint = newest_checkpoint(killed)
+    assert checkpoint is not None
+    kept = json.loads((checkpoint / "trainer_state.json").read_text())
+    used = kept["stateful_callbacks"]["Pace"]["attributes"]
+    assert 0 < used["used_before"] < 3600
+    used["used_before"] = before
+    (checkpoint / "trainer_state.json").write_text(json.dumps(kept))
+    done, again = int(checkpoint.name.split("-")[1]), Clock(3600.0)
+    lines = train(changed(tiny_model, 3), store, killed, recipe, resume=checkpoint, stop=done + more - 1, clock=again)[
+        done:
+    ]
+    assert len(lines) == more  # where the budget is used up, one step shows that it is
+    assert all(line["seconds"] >= before and line["progress"] >= before / 3600 for line in lines)
+    assert again.is_over() == (before == 3600.0)
+
+
 @pytest.mark.skipif(not hasattr(torch.Tensor, "grad_dtype"), reason="this PyTorch has no grad_dtype")
 def test_gradients_that_stay_in_bfloat16_lead_the_same_way(
     tiny_model: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -183,3 +207,20 @@ def test_a_narrower_student_is_matched_through_a_learned_map(
     lines = train(student, store, tmp_path / "run", recipe)
     assert lines[-1]["hidden_2_4"] < 0.8 * lines[0]["hidden_2_4"]
     assert "forward_kl" not in lines[0]
+
+
+@pytest.mark.parametrize("natural", [False, True], ids=["adamw", "natural"])
+def test_a_learned_map_moves_at_the_recipe_s_rate(
+    tiny_model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, natural: bool
+) -> None:
+    store = build_store(tiny_model, tmp_path / "s", "hidden", layers=(4,))
+    student = build_model(tiny_tokenizer, hidden_size=32, num_hidden_layers=3)
+    recipe = recipe_with(hidden_pairs=[{"student": 2, "teacher": 4}], learning_rate=3e-4, beta2=0.9)
+    matrices = {name: weight for name, weight in student.named_parameters() if "proj" in name and weight.dim() == 2}
+    curvature = {name: torch.eye(weight.shape[1]) for name, weight in matrices.items()} if natural else None
+    pace = Pace(StepCount(total=1), 1.0, lambda *_: None)
+    arguments = training_arguments(recipe, tmp_path, 1.0)
+    trainer = DistillTrainer(student, store, recipe.distill, arguments, pace, 0, (), curvature)
+    groups = trainer.create_optimizer().param_groups
+    assert sum(parameter.shape == (64, 32) for parameter in groups[-1]["params"]) == 1
+    assert {(group["lr"], tuple(group["betas"])) for group in groups} == {(3e-4, (0.9, 0.9))}

@@ -57,7 +57,7 @@ def test_a_prompt_without_room_is_refused_in_the_parent_s_words(tiny_gguf: Path)
     with pytest.raises(Problem, match="exceed a context of 32") as caught:
         measure(tiny_gguf, ONE, [[{"role": "user", "content": "你好" * 50}]], new_tokens=8, context=32)
 
-    assert "larger context" in caught.value.remedy
+    assert "evaluate.context" in caught.value.remedy
 
 
 def test_bad_files_are_refused(tiny_gguf: Path, tmp_path: Path) -> None:

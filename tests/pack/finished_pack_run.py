@@ -40,17 +40,15 @@ SCORECARD = {
                           "student": reading(0.36, 0.3, 0.43, 200, "share")},
     "naturalness.mean": {name: reading(None, None, None, 0, "score") for name in ("teacher", "student")},
 }  # fmt: skip
-GATES = [
-    {"metric": "code.runs", "rule": ">= teacher - 0.06", "state": "missed", "value": 0.46, "bound": 0.82, "low": 0.32,
-     "high": 0.6, "unit": "share", "more": None},
-]  # fmt: skip
+GATES = {"code.passes": ">= teacher - 0.06"}
+"""Missed by that scorecard."""
 
 
 def build_run(folder: Path, checkpoint: Path, types: tuple[str, ...] = TYPES, **metadata: str) -> Run:
     """A run whose export holds the tiny model, evaluated by hand."""
     recipe = Recipe.model_validate({
         "name": "tiny rice", "export": {"types": types, "ship": types[-1]},
-        "prompts": {"files": [{"path": "/home/somebody/secret/questions.jsonl"}]},
+        "gates": GATES, "prompts": {"files": [{"path": "/home/somebody/secret/questions.jsonl"}]},
     })  # fmt: skip
     run = Run(folder, recipe, home=folder / "home")
     run.keep_recipe()
@@ -66,7 +64,6 @@ def build_run(folder: Path, checkpoint: Path, types: tuple[str, ...] = TYPES, **
         if report:
             write_json(folder / stage / "report.json", report)
     write_json(folder / "evaluate" / "scorecard.json", SCORECARD)
-    write_json(folder / "evaluate" / "gates.json", GATES)
     stages = {
         name: {"fingerprint": name[:1] * 16, "finished": "2026-11-24T08:20:11+00:00", "seconds": 9.6,
                "versions": {"potstill": "0.1.0"}, "machine": "x86_64, 2 cores"}

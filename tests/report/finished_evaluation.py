@@ -130,7 +130,7 @@ def failures() -> list[dict[str, Any]]:
 
 
 def gates() -> list[dict[str, Any]]:
-    """One gate in each state, as `evaluate` judges them."""
+    """One gate in each state, as the whole scorecard is judged, rounded."""
     names = ("metric", "rule", "state", "value", "bound", "low", "high", "unit", "more")
     rows = [
         ("speed.first_token_ms", "<= 0.66 x teacher", "met", 164.8, 226.5, 158.9, 171.3, "ms", None),

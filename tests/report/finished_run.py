@@ -31,7 +31,8 @@ MEGABYTES = {
 
 def build_run(folder: Path) -> Run:
     """Write a whole run, all stages done but the report."""
-    recipe = Recipe.model_validate({"name": "demo", "distill": {"budget_minutes": 10}})
+    rules = {gate["metric"]: gate["rule"] for gate in gates()}
+    recipe = Recipe.model_validate({"name": "demo", "distill": {"budget_minutes": 10}, "gates": rules})
     run = Run(folder, recipe)
     run.keep_recipe()
     for stage, report in _reports().items():
@@ -43,7 +44,6 @@ def build_run(folder: Path) -> Run:
     write_json(folder / "evaluate" / "scorecard.json", full_scorecard())
     write_json(folder / "evaluate" / "stability.json", stability())
     write_json(folder / "evaluate" / "failures.json", failures())
-    write_json(folder / "evaluate" / "gates.json", gates())
     write_json(folder / "evaluate" / "samples.json", samples())
     write_json(folder / "manifest.json", {"recipe": "demo", "stages": _manifest()})
     return run

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from finished_run import (
 from potstill.problem import Problem
 from potstill.recipe import Recipe
 from potstill.report import report
+from potstill.report.material import read_material
+from potstill.report.page import render
 from potstill.report.reading import answer_pieces
 from potstill.run import Run, write_json
 
@@ -203,7 +206,7 @@ def test_a_note_and_the_name_of_a_set_stay_text(run: Run) -> None:
 
 @pytest.mark.parametrize("place", ["metric", "rule", "state", "unit"])
 def test_a_gate_stays_text(run: Run, place: str) -> None:
-    page = page_with(run, "gates.json", [gates()[0] | {place: HOSTILE}])
+    page = Page(render(replace(read_material(run), gates=[gates()[0] | {place: HOSTILE}])))
     assert "<script>alert(1)</script>" in page.text
     assert len(page.scripts) == 1 and not page.values("onerror") and not page.values("src")
 
@@ -249,7 +252,7 @@ def test_an_empty_answer_is_called_empty(run: Run) -> None:
 OPTIONAL = [
     "prompts/report.json", "answers/report.json", "vocab/report.json", "signals/report.json", "prune/report.json",
     "distill/report.json", "distill/log.jsonl", "export/report.json", "evaluate/scorecard.json",
-    "evaluate/samples.json", "evaluate/stability.json", "evaluate/failures.json", "evaluate/gates.json",
+    "evaluate/samples.json", "evaluate/stability.json", "evaluate/failures.json",
     "manifest.json", "recipe.json",
 ]  # fmt: skip
 
@@ -320,25 +323,34 @@ def test_a_blank_answer_has_no_pieces() -> None:
 
 def test_a_run_of_the_first_version_still_has_its_page(run: Run) -> None:
     write_json(run.folder / "evaluate" / "scorecard.json", scorecard())
-    for name in ("stability.json", "failures.json", "gates.json"):
+    for name in ("stability.json", "failures.json"):
         (run.folder / "evaluate" / name).unlink()
     page = Page(write_page(run))
     assert page.open == [] and "2.08×" in page.text and "at a glance" in page.text
     assert not {"failures-title", "repeats-title"} & set(page.values("id"))
-    assert "The recipe's gates say" not in page.text
 
 
 def test_empty_files_of_the_evaluation_take_nothing_along(run: Run) -> None:
-    for name, empty in (("stability.json", {}), ("failures.json", []), ("gates.json", []), ("scorecard.json", {})):
+    for name, empty in (("stability.json", {}), ("failures.json", []), ("scorecard.json", {})):
         write_json(run.folder / "evaluate" / name, empty)
     page = Page(write_page(run))
     assert page.open == [] and "has not been measured" in page.text
 
 
+def test_the_verdict_is_by_the_gates_that_the_recipe_has_now(run: Run) -> None:
+    gates = dict(run.recipe.gates)
+    easy = {**gates, "code.runs": ">= 0.1", "commonsense.error": "<= 0.9"}
+    del easy["naturalness.mean"]
+    assert "Don't ship" in Page(write_page(run)).text
+    now = replace(run, recipe=run.recipe.model_copy(update={"gates": easy}))
+    text = Page(write_page(now)).text
+    assert "Don't ship" not in text and "5 met" in text
+
+
 def test_the_verdict_stands_at_the_top_and_says_why(run: Run) -> None:
     text = Page(write_page(run)).text
     for said in (
-        "Don't ship", "3 met", "1 missed", "at least the teacher's minus 6 points", "About 4,200 more questions",
+        "Don't ship", "3 met", "1 missed", "at least the teacher's minus 6 points", "10,000 more questions or even more",
         "不宜发布", "未达到",
     ):  # fmt: skip
         assert said in text

@@ -1,6 +1,6 @@
 """What the gates say, in sentences.
 
-In:  rows of gates.json.
+In:  judged gates, as the report reads them.
 Out: pass or fail.
 Does not know: how a gate is judged, HTML.
 """

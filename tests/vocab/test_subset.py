@@ -56,6 +56,23 @@ def test_everything_kept_is_the_same_tokenizer(source: dict) -> None:
     assert [tuple(m) for m in again["model"]["merges"]] == [tuple(m) for m in source["model"]["merges"]]
 
 
+def test_tokens_around_a_text_keep_their_meaning(source: dict) -> None:
+    names = {token["content"]: token["id"] for token in source["added_tokens"]}
+    begin = next(iter(names))
+    around = {"id": begin, "ids": [names[begin]], "tokens": [begin]}
+    template = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": begin, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {begin: around},
+    }
+    level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+    beginning = {**source, "post_processor": {"type": "Sequence", "processors": [level, template]}}
+    smaller = subset_tokenizer(beginning, choose_tokens(beginning, Counter(), 320))
+    found = Tokenizer.from_str(json.dumps(smaller)).encode("a")
+    assert (found.tokens[0], found.ids[0]) == (begin, smaller["added_tokens"][0]["id"]) and found.ids[0] < 320
+
+
 def test_a_used_token_brings_its_merge_path(source: dict) -> None:
     merges = [tuple(merge) for merge in source["model"]["merges"]]
     vocabulary = source["model"]["vocab"]

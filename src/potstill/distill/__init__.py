@@ -52,13 +52,15 @@ def distill(run: Run, folder: Path) -> None:
         from potstill.distill.away import bring_back
 
         bring_back(storage, folder)
-    # A student that is finished already was killed while its adapter was trained.
-    if ranks.count() > 1 or not (folder / "report.json").exists() or any(folder.glob("checkpoint-*")):
+    # A student that has its report is finished: what was killed is the tidying behind it, or its adapter's training.
+    if ranks.count() > 1 or not (folder / "report.json").exists():
         with ranks.joined(run.recipe.distill):
             trainer, log = train(run, folder, run.stage("prune") / "student", training_signals(run))
         if ranks.rank() == 0:
             _keep(run, folder, trainer, log)
         del trainer, log  # the optimiser's moments with them: an adapter may want the room
+    if ranks.rank() == 0:
+        _tidy(folder)
     if run.recipe.distill.adapter.category is not None and ranks.rank() == 0:
         from potstill.distill.adapter import train_adapter
 
@@ -120,7 +122,7 @@ def _kind_of_trainer() -> type[DistillTrainer]:
 
 
 def _keep(run: Run, folder: Path, trainer: DistillTrainer, log: Log) -> None:
-    """The finished student and what is told of it; what only a killed training needs goes."""
+    """The finished student, and at last what is told of it."""
     import torch
 
     from potstill.distill.trained import merge
@@ -131,6 +133,10 @@ def _keep(run: Run, folder: Path, trainer: DistillTrainer, log: Log) -> None:
     save_checkpoint(trainer.student, run.stage("vocab"), folder / "student", torch.float16, run.stamp(folder))
     dtype = str(_dtype(trainer.args)).removeprefix("torch.")
     write_json(folder / "report.json", log.summary(trainer.store.rows) | {"dtype": dtype} | trainer.notes)
+
+
+def _tidy(folder: Path) -> None:
+    """What only a killed training needs goes."""
     for old in folder.glob("checkpoint-*"):
         shutil.rmtree(old)
     for scales in folder.glob("finish-*.safetensors"):  # needed to the end: a kill after `end()` goes on with them
@@ -214,7 +220,7 @@ def training_arguments(recipe: Recipe, folder: Path, cut: float) -> TrainingArgu
     from transformers import TrainingArguments
 
     section, precision = recipe.distill, _precision(recipe, folder)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         # Under a budget the clock ends the training, and epochs are only counted.
         num_train_epochs=10**6 if section.budget_minutes else section.epochs,
@@ -238,6 +244,8 @@ def training_arguments(recipe: Recipe, folder: Path, cut: float) -> TrainingArgu
         dataloader_num_workers=section.loader_workers,
         dataloader_pin_memory=False,
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are several processes' (ranks), never DataParallel's
+    return arguments
 
 
 def _precision(recipe: Recipe, folder: Path) -> str:

@@ -52,10 +52,10 @@ def train_adapter(run: Run, folder: Path) -> None:
     partial = folder / f"{FOLDER}.partial"
     partial.mkdir(exist_ok=True)
     recipe = run.recipe.model_copy(update={"distill": adapter_training(section)})
-    trainer, log = train(replace(run, recipe=recipe), partial, folder / "student", store, f"{category} adapter")
-    lora = lora_of(trainer.student, section.adapter.alpha)
-    write_lora(lora, partial, run.stamp(folder))
-    write_json(partial / "report.json", log.summary(store.rows) | {"category": category, "answers": len(store)})
+    if not (partial / "report.json").exists():
+        trainer, log = train(replace(run, recipe=recipe), partial, folder / "student", store, f"{category} adapter")
+        write_lora(lora_of(trainer.student, section.adapter.alpha), partial, run.stamp(folder))
+        write_json(partial / "report.json", log.summary(store.rows) | {"category": category, "answers": len(store)})
     for old in partial.glob("checkpoint-*"):
         shutil.rmtree(old)
     partial.replace(final)

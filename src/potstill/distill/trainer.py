@@ -104,7 +104,9 @@ class Pace(TrainerCallback, ExportableState):
         return self.used_before + (time.monotonic() - self.started if self.started else 0.0)
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Start the clock where the checkpoint left it."""
+        """Start the clock where the checkpoint left it: Trainer keeps what `state` says, but doesn't give it back."""
+        kept: Any = state.stateful_callbacks  # annotated as what it is made from, not as what it holds
+        self.used_before = float(kept[type(self).__name__]["attributes"]["used_before"])
         self.started = self.saved = time.monotonic()
         if isinstance(self.clock, Clock):
             self.clock.used_before = self.used_before
@@ -236,7 +238,8 @@ class DistillTrainer(Trainer):
                 for weight, inverse in inverses.items():
                     weight.grad_dtype = inverse.dtype  # before PyTorch 2.10 a plain attribute, which changes nothing
         if self.match.parameters():
-            optimiser.add_param_group({"params": self.match.parameters(), "weight_decay": 0.0})
+            rates = {"lr": self.args.learning_rate, "betas": (self.args.adam_beta1, self.args.adam_beta2)}
+            optimiser.add_param_group({"params": self.match.parameters(), "weight_decay": 0.0, **rates})
         return optimiser
 
     def _takes_gradients_as_they_come(self) -> bool:

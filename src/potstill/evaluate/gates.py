@@ -1,7 +1,7 @@
 """The verdict: does the student reach what the recipe asks for?
 
 In:  the gates of a recipe (metric → rule), the measures of a scorecard.
-Out: one `Verdict` a gate; the exit code, a line for people, the rows of `gates.json`.
+Out: one `Verdict` a gate; the exit code, a line for people, plain rows for the report.
 Does not know: how anything was measured, files, the terminal.
 
 A gate is decided by a margin, which is at least 0 where the rule holds, and by the margin's 95 % interval: met where
@@ -118,7 +118,7 @@ def exit_code(verdicts: Sequence[Verdict]) -> int:
 
 
 def as_rows(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
-    """The rows of `gates.json`; the bound's own interval follows from the scorecard and is left out."""
+    """Plain rows, as the report reads them; the bound's own interval follows from the scorecard and is left out."""
     rows = [asdict(verdict) for verdict in verdicts]
     return [{key: cell for key, cell in row.items() if key not in ("bound_low", "bound_high")} for row in rows]
 

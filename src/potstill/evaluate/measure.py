@@ -17,7 +17,6 @@ from potstill.evaluate.contest import STUDENT, TEACHER, Contest, find_contest
 from potstill.evaluate.exam import Exam, Sheet, programs_only, set_exam, sit
 from potstill.evaluate.failures import find_failures
 from potstill.evaluate.fidelity import add_fidelity, checkpoint_fidelity, gguf_fidelity, spread_over, teacher_fidelity
-from potstill.evaluate.gates import as_rows, judge
 from potstill.evaluate.items import collect_items
 from potstill.evaluate.marking import mark, run_programs
 from potstill.evaluate.naturalness import add_naturalness, read_ratings
@@ -55,7 +54,6 @@ def measure(run: Run, folder: Path) -> None:
     add_naturalness(card, list(contest.models), ratings, section.bootstrap, seed)
     card.write(folder / "scorecard.json")
     write_json(folder / "items.json", collect_items(found, exam, sheets, graded))
-    write_json(folder / "gates.json", as_rows(judge(run.recipe.gates, card.measures)))
     write_json(folder / "samples.json", _samples(exam, sheets[STUDENT]))
     write_json(folder / "stability.json", {name: _stability(exam, sheet) for name, sheet in sheets.items()})
     write_json(folder / "failures.json", find_failures(exam, sheets[TEACHER], sheets[STUDENT], graded))

@@ -68,14 +68,17 @@ def read_result(fields: Mapping[str, Any]) -> SpeedResult:
 
 
 def choose_questions(texts: Sequence[str], middle: int) -> list[tuple[str, str]]:
-    """(length, question): the shortest, `middle` of middle length (what a person types), and a long one."""
+    """(length, question): the shortest, `middle` of middle length (what a person types), and a long one.
+
+    Those above `LONG_CHARACTERS` are left out where there are others: they need not fit the timed engine's context.
+    """
     ordered = sorted(texts, key=len)
+    ordered = [text for text in ordered if len(text) <= LONG_CHARACTERS] or ordered[:1]
     begin = max(0, len(ordered) // 2 - middle // 2)
-    longest = [text for text in ordered if len(text) <= LONG_CHARACTERS][-1:] or ordered[:1]
     return [
         ("short", ordered[0]),
         *(("middle", text) for text in ordered[begin : begin + middle]),
-        *(("long", text) for text in longest),
+        ("long", ordered[-1]),
     ]
 
 

@@ -268,7 +268,7 @@ def _check_room(engine: Engine, messages: Messages, new_tokens: int) -> None:
     if prompt + new_tokens > engine.context:
         raise Problem(
             f"A prompt of {prompt} tokens and {new_tokens} new ones exceed a context of {engine.context}",
-            "Measure with shorter prompts, fewer new tokens or a larger context.",
+            "Raise evaluate.context, lower evaluate.new_tokens, or measure with shorter prompts.",
         )
 
 

@@ -1,6 +1,6 @@
 """Stage `prune`: the student is cut from its base (the teacher, or another model) and healed in closed form.
 
-In:  `vocab/`, `signals/` (ids of both splits, the held-out signals), text files of the recipe, the base.
+In:  `vocab/`, `signals/` (ids of the training split), text files of the recipe, the base.
 Out: `prune/cut` (as cut), `prune/student` (healed), `report.json`.
 Does not know: training.
 """
@@ -30,7 +30,7 @@ KNOWS_NOTHING = "random weights: it starts knowing nothing"
 
 
 def prune(run: Run, folder: Path) -> None:
-    """Cut, heal, and say what it cost on held-out answers before any training."""
+    """Cut, heal, and keep both: what each cost is measured in `evaluate`, beside what training brought back."""
     import torch
 
     from potstill.models.base import read_config

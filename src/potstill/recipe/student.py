@@ -109,10 +109,13 @@ class TailSection(Section):
 
 
 class HiddenPair(Section):
-    """A student layer that should think like a teacher layer (counted from 1)."""
+    """A student layer that should think like a teacher layer (counted from 1).
 
-    student: int = Field(ge=1, description="Student layer, from 1.")
-    teacher: int = Field(ge=1, description="Teacher layer, from 1.")
+    What a last layer says is taken behind the model's final norm, as its head reads it: it belongs to the other's last.
+    """
+
+    student: int = Field(ge=1, description="Student layer, from 1; the last one goes with the teacher's last alone.")
+    teacher: int = Field(ge=1, description="Teacher layer, from 1; the last one goes with the student's last alone.")
     weight: float = Field(1.0, gt=0.0, description="Weight of this pair's cosine loss.")
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from potstill.evaluate.gates import as_rows, judge
+from potstill.evaluate.scorecard import read_measures
 from potstill.run import Run, read_json
 
 STAGES = ("prompts", "answers", "vocab", "signals", "prune", "distill", "export", "evaluate")
@@ -58,10 +60,16 @@ def read_material(run: Run) -> Material:
         samples=_optional(evaluated / "samples.json", []),
         stability=_optional(evaluated / "stability.json", {}),
         failures=_optional(evaluated / "failures.json", []),
-        gates=_optional(evaluated / "gates.json", []),
+        gates=_gates(run),
         steps=_read_lines(run.folder / "distill" / "log.jsonl"),
         bytes={name: _folder_bytes(run.folder / name) for name in _in_order(finished)},
     )
+
+
+def _gates(run: Run) -> list[Json]:
+    """The scorecard judged by the gates that the recipe has now: they may have changed since it was measured."""
+    scorecard = run.folder / "evaluate" / "scorecard.json"
+    return as_rows(judge(run.recipe.gates, read_measures(scorecard))) if scorecard.exists() else []
 
 
 def _in_order(names: list[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """Ship it or not: the gates of the recipe in plain sentences.
 
-In:  gates.json: for each gate its rule, the student's value and interval, the bound, and the state.
+In:  judged gates: for each its rule, the student's value and interval, the bound, and the state.
 Out: a `Ruling`.
 Does not know: how a gate is judged, HTML.
 """

@@ -111,7 +111,8 @@ def verify(run: Run, positions: int) -> dict[str, float]:
     Args:
         positions: answer positions to compare, at least (whole answers are read).
 
-    Returns: positions compared; mean and largest KL at T = 1, in nats, of the stored against the fresh distribution.
+    Returns: positions compared; mean and largest KL in nats, of the stored against the fresh distribution, and the
+    temperature at which: 1, but the first that topk signals hold a rest for.
     """
     import numpy as np
     import torch
@@ -128,19 +129,21 @@ def verify(run: Run, positions: int) -> dict[str, float]:
     chosen = order[: int(np.searchsorted(ends, positions)) + 1]
     as_read = _examples(run, source)[1]["train"]
     examples = [as_read[index] for index in chosen]
+    temperature = 1.0 if store.form.kind != "topk" else store.form.temperatures[0]
     divergences = []
     for place, states in read_states(source.model, examples, source.teacher_ids, (), source.batch_tokens):
-        temperature = 1.0 if store.form.kind != "topk" else store.form.temperatures[0]
         stored = store.rows_of([chosen[place]])
         if isinstance(stored, BoundRows):  # what was read is compared, whatever it means to the student
             stored = HiddenRows(stored.hidden, store.head)
         fresh = HiddenRows(states[LAST], store.head)
-        divergences.append(stored.divergence(fresh.logits(slice(None)), slice(None), temperature))
+        scaled = stored.divergence(fresh.logits(slice(None)), slice(None), temperature)
+        divergences.append(scaled / temperature**2)
     everything = torch.cat(divergences)
     return {
         "positions": float(len(everything)),
         "mean_kl": float(everything.mean()),
         "largest_kl": float(everything.max()),
+        "temperature": temperature,
     }
 
 

@@ -123,6 +123,8 @@ def _measure(
     from potstill.models.examples import evenly
     from potstill.vocab.teacher_view import probability_of
 
+    if not pairs:
+        raise Problem("no answer fits into signals.context", "Raise signals.context or shorten the prompts.")
     kinds = {how: binding.bound(how) for how in (EXACT, NEIGHBOUR, FIRST, UNKNOWN)}
     chosen = evenly([read for _, read in pairs], run.recipe.vocab.coverage_tokens)
     with run.progress.task("probability kept", sum(len(one.ids) for one in chosen), "tokens") as task:

@@ -50,7 +50,3 @@ class VocabMap:
     def size(self) -> int:
         """V, the number of kept tokens."""
         return len(self.teacher_ids)
-
-    def to_teacher(self, student_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Teacher ids of student ids, any shape."""
-        return self.teacher_ids[student_ids]

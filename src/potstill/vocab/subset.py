@@ -81,7 +81,23 @@ def subset_tokenizer(tokenizer: TokenizerJson, kept: Iterable[int]) -> Tokenizer
     result["added_tokens"] = [
         {**token, "id": student[token["id"]]} for token in tokenizer["added_tokens"] if token["id"] in student
     ]
+    result["post_processor"] = _renumbered(tokenizer.get("post_processor"), student)
     return result
+
+
+def _renumbered(processor: Any, student: Mapping[int, int]) -> Any:
+    """A post-processor that puts special tokens around a text (Llama 3's does) names them by their numbers too."""
+    if not isinstance(processor, dict):
+        return processor
+    renumbered = dict(processor)
+    if "processors" in processor:
+        renumbered["processors"] = [_renumbered(one, student) for one in processor["processors"]]
+    if processor.get("type") == "TemplateProcessing":
+        renumbered["special_tokens"] = {
+            name: {**token, "ids": [student[number] for number in token["ids"]]}
+            for name, token in processor["special_tokens"].items()
+        }
+    return renumbered
 
 
 def _bpe(tokenizer: TokenizerJson) -> dict[str, Any]:
