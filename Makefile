@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 
 demo: $(VENV)/.ready
 	$(BIN)/potstill run recipes/demo.toml --run runs/demo
+	@echo 'So that "potstill" is found:  . $(BIN)/activate'
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest

@@ -118,7 +118,7 @@ def part(run: Run, finished: Path) -> tuple[dict[str, Any], Path]:
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     with run.alone():
-        copy_finished(finished, run)
+        copy_finished(finished, run, until="vocab")
     if run.fingerprint("vocab") != pipeline.fingerprints(run)["vocab"]:
         pipeline.run_stage(run, "vocab")
     vocabulary = VocabMap.load(run.stage("vocab") / "vocab_map.safetensors")

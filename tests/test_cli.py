@@ -145,7 +145,7 @@ def test_every_mistake_of_a_recipe_is_printed(
 def test_ctrl_c_says_how_to_go_on(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stop(_: Run) -> None:
+    def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline, "run_all", stop)
@@ -159,7 +159,7 @@ def test_a_run_ends_with_scorecard_report_and_chat(
 ) -> None:
     seen: list[Run] = []
 
-    def work(run: Run) -> None:
+    def work(run: Run, until: str | None) -> None:
         seen.append(run)
         (run.folder / "evaluate").mkdir(parents=True)
         row = {"value": 1.5, "n": 40, "low": 1.4, "high": 1.6, "unit": "nats"}
@@ -196,6 +196,31 @@ def test_a_gate_decides_the_exit_code(
     found, out, error = type_in(monkeypatch, capsys, "evaluate", run.folder, "--gate", "--json")
     assert found == code and said in error
     assert json.loads(out)["code.runs"]["student"]["n"] == 50
+
+
+def test_answers_come_from_where_the_last_word_said(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, asked = Run(home / "run", Recipe(name="x"), home / "home"), []
+    run.keep_recipe()
+
+    def note(opened: Run, name: str, engine: str) -> None:
+        asked.append((opened.recipe.answers.server, engine))
+        opened.keep_recipe()
+
+    monkeypatch.setattr(pipeline, "run_stage", note)
+    server = "http://host:8000/v1"
+    for words in ((), ("--engine", server), (), ("--engine", "ray"), ("--engine", server), ("--engine", "local"), ()):
+        assert type_in(monkeypatch, capsys, "answers", run.folder, *words)[0] == 0
+    assert asked == [
+        (None, "local"),
+        (server, "local"),
+        (server, "local"),
+        (None, "ray"),
+        (server, "local"),
+        (None, "local"),
+        (None, "local"),
+    ]
 
 
 def test_evaluate_keeps_what_it_was_told(

@@ -29,6 +29,14 @@ def test_what_is_wanted_alike_is_copied_and_nothing_else(tiny_checkpoint: Path, 
     assert (second.folder / "prompts" / "made").read_text() == "prompts of second"
     assert (second.folder / "signals" / "made").read_text() == "signals of first"
     assert not list(second.folder.glob("*.copy"))
+    half = Run(tmp_path / "half", smaller, tmp_path)
+    (first.folder / "signals" / "made").unlink()
+    (first.folder / "signals").rmdir()  # to free the disk
+    copy_finished(first.folder, half)
+    assert list(half.manifest()) == ["prompts", "answers", "vocab"]
+    quarter = Run(tmp_path / "quarter", smaller, tmp_path)
+    copy_finished(first.folder, quarter, until="answers")
+    assert list(quarter.manifest()) == ["prompts", "answers"]
     before = second.manifest()
     copy_finished(first.folder, second)
     assert second.manifest() == before

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from potstill.bounds import BOUND
 from potstill.problem import Problem
-from potstill.recipe import GATES, Recipe, TemperatureSection, load_recipe, validate_recipe, with_options
+from potstill.recipe import GATES, Recipe, TemperatureSection, load_recipe, validate_recipe, with_options, with_target
 
 SHIPPED = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
 
@@ -147,6 +147,21 @@ def test_the_budget_replaces_the_recipes(tmp_path: Path) -> None:
     assert with_options(recipe, 1.5, skip_bad=False).distill.budget_minutes == 1.5
     assert with_options(recipe, None, skip_bad=True).prompts.skip_bad
     assert recipe.distill.budget_minutes == 3
+
+
+@pytest.mark.parametrize("value", [0.0, -5.0, float("nan")])
+def test_a_target_that_is_no_amount_is_told_in_words(value: float) -> None:
+    recipe = validate_recipe({"name": "x"}, "test")
+    assert with_target(recipe, 90.0, None).export.target_mb == 90.0
+    for option, asked in (("--target-mb", (value, None)), ("--max-kl", (None, value))):
+        with pytest.raises(Problem, match=f"{option} = .* Give a number above 0"):
+            with_target(recipe, *asked)
+
+
+def test_sets_of_one_name_are_refused(tmp_path: Path) -> None:
+    files = [{"path": f"{folder}/test.jsonl", "format": "mbpp"} for folder in ("ours", "theirs")]
+    with pytest.raises(Problem, match="several files are called test"):
+        validate_recipe({"name": "x", "evaluate": {"files": files}}, "test")
 
 
 def test_signals_hold_every_paired_layer_once() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -77,6 +81,37 @@ def test_the_old_result_stays_until_the_new_one_is_whole(run: Run) -> None:
     assert run.fingerprint("vocab") == "f1" and (run.stage("vocab") / "made.txt").read_text() == "one"
     build(run, "vocab", "f2", "two")
     assert run.fingerprint("vocab") == "f2" and (run.stage("vocab") / "made.txt").read_text() == "two"
+
+
+@pytest.mark.parametrize("wanted", ["f1", "f2"], ids=["the same recipe", "another recipe"])
+@pytest.mark.parametrize("last", range(6))
+def test_killed_while_it_takes_the_old_one_s_place_nothing_is_lost(
+    run: Run, monkeypatch: pytest.MonkeyPatch, last: int, wanted: str
+) -> None:
+    build(run, "vocab", "f1", "old")
+    calls = iter(range(100))
+
+    def mortal(real: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object, **named: object) -> object:
+            if next(calls) == last:
+                raise KeyboardInterrupt
+            return real(*arguments, **named)
+
+        return call
+
+    suppressed = contextlib.suppress(KeyboardInterrupt)
+    with monkeypatch.context() as killing, suppressed, run.building("vocab", wanted) as folder:
+        (folder / "made.txt").write_text("new")
+        for owner, name in ((Path, "replace"), (Path, "unlink"), (shutil, "rmtree"), (os, "replace")):
+            killing.setattr(owner, name, mortal(getattr(owner, name)))
+    partial = run.partial("vocab")
+    if partial.exists():
+        assert run.stamp(partial) == wanted and (partial / "made.txt").read_text() == "new"
+    else:
+        assert run.fingerprint("vocab") == wanted and (run.stage("vocab") / "made.txt").read_text() == "new"
+    build(run, "vocab", wanted, "newest")
+    assert (run.stage("vocab") / "made.txt").read_text() == "newest"
+    assert {path.name for path in run.folder.iterdir()} == {"vocab", "manifest.json"}
 
 
 def test_time_counts_over_a_break(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,9 @@ def run(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out prompts that cannot be read or are too long, and count them.")
     ] = False,
+    until: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="Stop behind this stage; without it, the command later goes on.")
+    ] = None,
 ) -> None:
     """All stages of a recipe, one after the other; what is done already is skipped.
 
@@ -75,9 +78,13 @@ def run(
     wanted = with_options(load_recipe(recipe), minutes(budget) if budget else None, skip_bad)
     folder = run or Path("runs") / wanted.name
     opened = Run(folder, wanted, default_home(), _progress())
+    names = pipeline.names_until(until)
     refuse_what_cannot_fit(opened)
-    say_what_it_takes(opened)
-    pipeline.run_all(opened)
+    say_what_it_takes(opened, names)
+    pipeline.run_all(opened, until)
+    if until is not None:
+        typer.echo(f"\n{folder}: done as far as {until}. The same command without --until does the rest.")
+        return
     _show_scorecard(folder, as_json=False)
     typer.echo(f"\nReport:  {folder / 'report' / 'report.html'}\nChat:    potstill chat {folder}")
 
@@ -89,13 +96,13 @@ def refuse_what_cannot_fit(opened: Any) -> None:
     refuse(opened.recipe, opened.folder, opened.home)
 
 
-def say_what_it_takes(opened: Any) -> None:
+def say_what_it_takes(opened: Any, names: list[str]) -> None:
     """The minutes that a run's missing stages will take here, as `check` predicts them; half a second of probing."""
     from potstill.check import announce
     from potstill.machine import probe
     from potstill.pipeline import states
 
-    missing = [stage.name for stage in states(opened) if stage.state != "done"]
+    missing = [stage.name for stage in states(opened) if stage.name in names and stage.state != "done"]
     if missing:
         for line in announce(opened.recipe, probe(0.5), opened.home, missing):
             opened.progress.say(line)
@@ -186,9 +193,12 @@ _stage_command("report", "Write the report page.")
 def answers(
     run: RunFolder,
     engine: Annotated[
-        str,
-        typer.Option(help="local, a server's address (http://host:8000/v1), or ray (a cluster: docs/cluster.md)."),
-    ] = "local",
+        str | None,
+        typer.Option(
+            help="local, a server's address (http://host:8000/v1), or ray (a cluster: docs/cluster.md); "
+            "if not given, as the run's recipe says."
+        ),
+    ] = None,
 ) -> None:
     """The teacher writes its answers (the shipped ones are used where they fit).
 
@@ -199,9 +209,10 @@ def answers(
     from potstill.run import open_run
 
     opened = open_run(run, progress=_progress())
-    if engine.startswith(("http://", "https://")):
-        opened, engine = replace(opened, recipe=with_server(opened.recipe, engine)), "local"
-    pipeline.run_stage(opened, "answers", engine=engine)
+    if engine is not None:
+        server = engine if engine.startswith(("http://", "https://")) else None
+        opened, engine = replace(opened, recipe=with_server(opened.recipe, server)), "local" if server else engine
+    pipeline.run_stage(opened, "answers", engine=engine or "local")
 
 
 @app.command()

@@ -37,7 +37,7 @@ def chat(
     model: Model,
     once: Annotated[str | None, typer.Option(help="Ask this one question, print the answer, leave.")] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Threads that write; chosen by a short probe if not given.")
+        int | None, typer.Option(min=1, help="Threads that write; chosen by a short probe if not given.")
     ] = None,
     marks: Annotated[
         str | None,

@@ -14,20 +14,20 @@ from potstill import pipeline
 from potstill.run import Run, write_json
 
 
-def copy_finished(other: Path, run: Run) -> None:
-    """Copy every stage that `other` has finished and `run` wants alike: with the same fingerprint.
+def copy_finished(other: Path, run: Run, until: str | None = None) -> None:
+    """Copy every stage, or those as far as `until`, that `other` has finished and `run` wants alike: same fingerprint.
 
     Folders first, so that the manifest never promises more than there is. The caller holds `run` (`Run.alone`).
     """
-    there = Run(other, run.recipe, run.home).manifest()
-    here, wanted = run.manifest(), pipeline.fingerprints(run)
-    for name, entry in there.items():
-        if entry["fingerprint"] != wanted.get(name) or run.fingerprint(name) == wanted[name]:
+    finished = Run(other, run.recipe, run.home)
+    here, there, wanted = run.manifest(), finished.manifest(), pipeline.fingerprints(run)
+    for name in pipeline.names_until(until):
+        if finished.fingerprint(name) != wanted[name] or run.fingerprint(name) == wanted[name]:
             continue
         final, partial = run.folder / name, run.folder / f"{name}.copy"
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(other / name, partial)
         shutil.rmtree(final, ignore_errors=True)
         partial.replace(final)
-        here[name] = entry
+        here[name] = there[name]
         write_json(run.folder / "manifest.json", {"recipe": run.recipe.name, "stages": here})

@@ -67,6 +67,12 @@ def _asking_teacher(recipe: Recipe) -> list[TeacherSection]:
     return [recipe.teacher] if recipe.prompts.synthetic.count else []
 
 
+def _measured(recipe: Recipe) -> Any:
+    """Another model's file counts by what it holds; a run without one stays as fresh as ever."""
+    others = [path for one in recipe.evaluate.against if (path := Path(one).expanduser()).is_file()]
+    return [recipe.evaluate, others] if others else recipe.evaluate
+
+
 def _seed_of_random_weights(recipe: Recipe) -> list[int]:
     return [recipe.seed] if recipe.prune.initialise == "random" else []
 
@@ -98,7 +104,7 @@ STAGES = (
     ),
     Stage("distill", "distill", ("prune", "signals"), lambda r: [r.distill, r.seed], format=6),
     Stage("export", "export", ("distill", "vocab"), lambda r: [r.export, r.name]),
-    Stage("evaluate", "evaluate", ("answers", "signals", "prune", "distill", "export"), lambda r: r.evaluate, format=6),
+    Stage("evaluate", "evaluate", ("answers", "signals", "prune", "distill", "export"), _measured, format=6),
     Stage(
         "report", "report", ("prompts", "answers", "vocab", "signals", "prune", "distill", "export", "evaluate"), str
     ),
@@ -108,9 +114,21 @@ SHARED = "distill"
 """The stage that several processes may do together."""
 
 
+MEASURED = ("evaluate", "report")
+"""What they say holds for the machine that they ran on, so no other one fetches it."""
+
+
 def stage_named(name: str) -> Stage:
     """The stage of that name."""
     return next(stage for stage in STAGES if stage.name == name)
+
+
+def names_until(last: str | None) -> list[str]:
+    """Names of the stages as far as `last`, or of all. Raises: Problem where there is no such stage."""
+    names = [stage.name for stage in STAGES]
+    if last is not None and last not in names:
+        raise Problem(f"There is no stage {last!r}", f"Stages are {', '.join(names)}.")
+    return names if last is None else names[: names.index(last) + 1]
 
 
 def fingerprints(run: Run) -> dict[str, str]:
@@ -164,14 +182,14 @@ def states(run: Run) -> Iterator[StageState]:
         yield StageState(stage.name, state, manifest.get(stage.name, {}))
 
 
-def run_all(run: Run) -> None:
-    """Do every stage that isn't done; say which were stale."""
+def run_all(run: Run, until: str | None = None) -> None:
+    """Do every stage, or those as far as `until`, that isn't done; say which were stale."""
     ranks.refuse_several("run")
     with run.alone():
         run.keep_recipe()
-        wanted = fingerprints(run)
+        wanted, names = fingerprints(run), names_until(until)
         for standing in list(states(run)):
-            if standing.state != "done":
+            if standing.name in names and standing.state != "done":
                 _build(run, stage_named(standing.name), wanted[standing.name], standing.state)
 
 
@@ -204,7 +222,7 @@ def _build(run: Run, stage: Stage, fingerprint: str, state: str, **how: str) -> 
     note = {"stale": " (was stale: its recipe, input or code has changed)", "partial": " (goes on where it was)"}
     run.progress.say(f"[{stage.name}]{note.get(state, '')}")
     with run.building(stage.name, fingerprint) as folder:
-        storage = storage_of(run, stage.name)
+        storage = storage_of(run, stage.name) if stage.name not in MEASURED else None
         if storage and state != "done" and storage.fetch([WHOLE], folder):
             run.progress.say(f"[{stage.name}] fetched whole from {storage.url}")
             return

@@ -137,9 +137,7 @@ class Run:
         self._finish(name, fingerprint, before + time.monotonic() - started)
 
     def _finish(self, name: str, fingerprint: str, seconds: float) -> None:
-        partial, final = self.partial(name), self.folder / name
-        for hidden in (".fingerprint", ".seconds"):
-            (partial / hidden).unlink(missing_ok=True)
+        partial, final, aside = self.partial(name), self.folder / name, self.folder / f".{name}.old"
         stages = self.manifest()
         stages[name] = {
             "fingerprint": fingerprint,
@@ -149,10 +147,17 @@ class Run:
             "versions": library_versions(),
             "machine": describe_machine(),
         }
+        # Killed between any two of these, the stage is done or `partial` still has its stamp, and nothing is lost.
+        if aside.exists():
+            shutil.rmtree(aside)
         if final.exists():
-            shutil.rmtree(final)
-        partial.replace(final)
+            final.replace(aside)
         write_json(self.folder / "manifest.json", {"recipe": self.recipe.name, "stages": stages})
+        partial.replace(final)
+        for hidden in (".fingerprint", ".seconds"):
+            (final / hidden).unlink(missing_ok=True)
+        if aside.exists():
+            shutil.rmtree(aside)
 
     @contextmanager
     def alone(self) -> Iterator[None]:

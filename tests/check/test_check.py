@@ -125,8 +125,23 @@ def test_too_little_memory_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"teacher": {"model": "qwen2.5-coder-0.5b-instrukt"}}, "nearest: 'qwen2.5-coder-0.5b-instruct'"),
+        ({"teacher": {"model": "/none/model.gguf"}}, "is not there"),
+        ({"evaluate": {"against": ["smollm"]}}, "neither a GGUF file nor a known model"),
+    ],
+)
+def test_a_model_that_cannot_be_is_refused(tmp_path: Path, sections: dict[str, object], said: str) -> None:
+    with pytest.raises(Problem, match=said):
+        check.refuse(recipe_with(**sections), tmp_path / "x", tmp_path / "home")
+
+
+@pytest.mark.parametrize(
     "sections",
     [
+        {"evaluate": {"files": [{"path": "/none/a.jsonl", "format": "mbpp"}]}},
+        {"export": {"guard_tokens": "/none/a.jsonl"}},
         {"prompts": {"files": [{"path": "/none/a.jsonl"}]}},
         {"vocab": {"texts": ["/none/a.jsonl"]}},
         {"prune": {"texts": ["/none/a.jsonl"]}},

@@ -153,7 +153,7 @@ class TestRecipes:
         one = build(tmp_path / "one", {}, distill={"trained": "lora", "hidden_pairs": [{"student": 1, "teacher": 2}]})
         other = build(tmp_path / "other", {}, prune={"layers": 12})
         assert compare([one, other]).recipes == {
-            "prune.layers": [24, 12],
+            "prune.layers": [None, 12],
             "distill.trained": ["lora", "all"],
             "distill.hidden_pairs": [[{"student": 1, "teacher": 2, "weight": 1.0}], []],
         }
@@ -192,7 +192,7 @@ def compared(tmp_path: Path) -> Comparison:
         [
             build(tmp_path / "base", answers(HARD) | code),
             build(
-                tmp_path / "<i>other</i>",
+                tmp_path / "other",
                 answers([one - 0.1 for one in HARD]) | other,
                 name="other",
                 distill={"trained": "lora"},
@@ -235,7 +235,10 @@ class TestPage:
         text = render(compared)
         assert "KL divergence" in text and "KL 散度" in text and "对比基准" in text
         assert str(tmp_path) not in text
-        assert "&lt;i&gt;" not in text.split("<title>")[0] and "<i>other" not in text
+
+    def test_the_name_of_a_folder_stays_text(self, tmp_path: Path) -> None:
+        text = render(compare([build(tmp_path / name, answers(HARD), name="x") for name in ("one", "<b>other")]))
+        assert "&lt;b&gt;other" in text and "<b>other" not in text
 
     def test_better_stands_to_the_right(self, compared: Comparison) -> None:
         """Less KL and more runs are both better."""

@@ -33,6 +33,13 @@ def test_reference_solutions_run_and_pass() -> None:
 
 
 @needs_walls
+def test_a_last_line_that_the_program_left_open_fails_nobody() -> None:
+    task = code_tasks()[0]
+    chatty = grade(task, f"```python\n{task.solution}\nfor i in range(3):\n    print(i, end=' ')\n```", LIMITS)
+    assert (chatty.runs, chatty.passes, chatty.error) == (True, True, "")
+
+
+@needs_walls
 @pytest.mark.parametrize(
     ("reply", "runs"),
     [

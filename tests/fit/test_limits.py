@@ -32,3 +32,9 @@ def test_who_is_excluded_by_what() -> None:
 def test_nothing_asked_is_a_mistake() -> None:
     with pytest.raises(Problem, match=r"Give at least one of --decode, --first-token, --size, --memory"):
         Limits()
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
+def test_a_limit_that_is_no_amount_is_a_mistake(value: float) -> None:
+    with pytest.raises(Problem, match=r"--decode = .* Give a number above 0"):
+        Limits(decode_tok_s=value)

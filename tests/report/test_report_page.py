@@ -350,7 +350,8 @@ def test_the_verdict_is_by_the_gates_that_the_recipe_has_now(run: Run) -> None:
 def test_the_verdict_stands_at_the_top_and_says_why(run: Run) -> None:
     text = Page(write_page(run)).text
     for said in (
-        "Don't ship", "3 met", "1 missed", "at least the teacher's minus 6 points", "10,000 more questions or even more",
+        "Don't ship", "3 met", "1 missed", "at least the teacher's minus 6 points",
+        "10,000 more questions or even more",
         "不宜发布", "未达到",
     ):  # fmt: skip
         assert said in text

@@ -20,7 +20,9 @@ from potstill.check.cost import (
     run_megabytes,
     take_stock,
 )
+from potstill.evaluate.contest import require_other
 from potstill.machine import Machine, available_memory_mb, disk_free_mb
+from potstill.models.teacher import require_teacher
 from potstill.problem import Problem
 from potstill.recipe import Recipe
 
@@ -111,10 +113,15 @@ def _saving(job: Job, machine: Machine) -> str | None:
 
 
 def refuse(recipe: Recipe, folder: Path, home: Path) -> None:
-    """Raises: Problem where a file is missing, or where disk or memory cannot hold the run."""
-    for path in (*(file.path for file in recipe.prompts.files), *recipe.vocab.texts, *recipe.prune.texts):
+    """Raises: Problem where a file or a model is missing, or where disk or memory cannot hold the run."""
+    sets, guard = [file.path for file in recipe.evaluate.files], recipe.export.guard_tokens
+    asked = [file.path for file in recipe.prompts.files]
+    for path in (*asked, *recipe.vocab.texts, *recipe.prune.texts, *sets, *([guard] if guard else [])):
         if not path.exists():
             raise Problem(f"{path}: named in the recipe, but not there", "Mend the path, or take it out.")
+    require_teacher(recipe.teacher.model)
+    for other in recipe.evaluate.against:
+        require_other(other)
     job = take_stock(recipe, home)
     place = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
     store = next(parent for parent in (home, *home.resolve().parents) if parent.exists())

@@ -76,7 +76,8 @@ def grade(task: CodeTask, reply: str, limits: Limits, *, unsafe: bool = False) -
         return CodeResult(task.id, reply, False, False, _last_line(alone.stderr) or alone.status)
     secret = secrets.token_hex(16)
     checked = run_python("\n".join([program, *task.checks, f"print({secret!r})"]), limits, unsafe=unsafe)
-    passes = checked.status == "ok" and secret in checked.stdout.splitlines()[-1:]
+    # Behind whatever the program left on its last line without ending it.
+    passes = checked.status == "ok" and checked.stdout.rstrip("\n").endswith(secret)
     return CodeResult(task.id, reply, True, passes, "" if passes else _last_line(checked.stderr) or checked.status)
 
 

@@ -50,12 +50,20 @@ def find_contest(run: Run) -> Contest:
     return Contest(models, {**variants, **adapted}, tuple(adapted))
 
 
-def _other(named: str, run: Run) -> tuple[str, Path]:
+def require_other(named: str) -> None:
+    """Raises: Problem unless this can be scored beside: the path of a GGUF, or a name of the catalogue."""
     if entry_named(named):
-        return named, find_teacher(named, run.home, run.progress).gguf
+        return
     path = Path(named).expanduser()
     if not path.is_file():
         known = ", ".join(entry.name for entry in CATALOGUE)
         raise Problem(f"{named}: neither a GGUF file nor a known model", f"Give a path, or one of: {known}.")
     check_gguf(path)
+
+
+def _other(named: str, run: Run) -> tuple[str, Path]:
+    require_other(named)
+    if entry_named(named):
+        return named, find_teacher(named, run.home, run.progress).gguf
+    path = Path(named).expanduser()
     return path.stem, path

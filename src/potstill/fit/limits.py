@@ -43,6 +43,9 @@ class Limits:
         if not self.asked():
             options = ", ".join(bound.option for bound in BOUNDS.values())
             raise Problem("nothing is asked of the device", f"Give at least one of {options}.")
+        for name, value in self.asked().items():
+            if not value > 0:
+                raise Problem(f"{BOUNDS[name].option} = {value:g} asks for nothing", "Give a number above 0.")
 
     def asked(self) -> dict[str, float]:
         """Name → limit, of those that matter."""

@@ -105,6 +105,12 @@ def teacher_identity(name_or_path: str, home: Path | None = None) -> str:
         raise _unreachable(name_or_path, reason) from reason
 
 
+def require_teacher(name_or_path: str) -> None:
+    """Raises: Problem unless this can be a teacher: a path that is there, a known name, `owner/repository`."""
+    if _local(name_or_path) is None and entry_named(name_or_path) is None:
+        _require_repository(name_or_path)
+
+
 def load_model(checkpoint: Path, dtype: torch.dtype) -> PreTrainedModel:
     """The causal model in a checkpoint folder, in evaluation mode; safetensors only, nothing is downloaded.
 

@@ -128,12 +128,21 @@ def with_options(recipe: Recipe, minutes: float | None, skip_bad: bool) -> Recip
     return recipe
 
 
-def with_server(recipe: Recipe, address: str) -> Recipe:
-    """The recipe with answers that are asked from a server: others than the teacher's, so they are part of it."""
+def with_server(recipe: Recipe, address: str | None) -> Recipe:
+    """The recipe with answers that are asked from a server: others than the teacher's, so they are part of it.
+
+    None: the teacher's again.
+    """
     return recipe.model_copy(update={"answers": recipe.answers.model_copy(update={"server": address})})
 
 
 def with_target(recipe: Recipe, target_mb: float | None, max_kl: float | None) -> Recipe:
-    """The recipe with what `potstill export` was told: the mix is chosen by measuring, and that is what ships."""
+    """The recipe with what `potstill export` was told: the mix is chosen by measuring, and that is what ships.
+
+    Raises: Problem for a number that is not above 0.
+    """
+    for option, wished in (("--target-mb", target_mb), ("--max-kl", max_kl)):
+        if wished is not None and not wished > 0:
+            raise Problem(f"{option} = {wished:g} asks for nothing", "Give a number above 0.")
     told = {**recipe.export.model_dump(), "target_mb": target_mb, "max_kl": max_kl, "ship": "chosen"}
     return recipe.model_copy(update={"export": ExportSection.model_validate(told)})

@@ -140,6 +140,16 @@ class EvaluateSection(Section):
     files: tuple[EvaluationFile, ...] = Field((), description="Evaluation sets of others, scored beside our own.")
     bootstrap: int = Field(1000, ge=100, description="Resamples behind each interval.")
 
+    @model_validator(mode="after")
+    def _names_apart(self) -> EvaluateSection:
+        names = [file.path.stem for file in self.files]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"several files are called {', '.join(twice)}, and the scorecard names sets by their files"
+            )
+        return self
+
     def sizes(self) -> EvaluateSection:
         """The sizes in force: as they stand, or at most a handful of each."""
         if not self.few:

@@ -34,7 +34,7 @@ class PruneSection(Section):
     )
     heads: int | None = Field(None, ge=1, description="Attention heads; absent: the base's, or as hidden asks.")
     kv_heads: int | None = Field(None, ge=1, description="Key-value heads; absent: the base's, or as heads ask.")
-    layers: int | None = Field(24, ge=1, description="Layers kept; absent: all.")
+    layers: int | None = Field(None, ge=1, description="Layers kept; absent: all.")
     ffn: int | None = Field(
         None, ge=32, multiple_of=32, description="Feed-forward neurons a layer; absent: from parameters."
     )
