@@ -104,7 +104,7 @@ STAGES = (
     ),
     Stage("distill", "distill", ("prune", "signals"), lambda r: [r.distill, r.seed], format=6),
     Stage("export", "export", ("distill", "vocab"), lambda r: [r.export, r.name]),
-    Stage("evaluate", "evaluate", ("answers", "signals", "prune", "distill", "export"), _measured, format=6),
+    Stage("evaluate", "evaluate", ("answers", "signals", "prune", "distill", "export"), _measured, format=7),
     Stage(
         "report", "report", ("prompts", "answers", "vocab", "signals", "prune", "distill", "export", "evaluate"), str
     ),

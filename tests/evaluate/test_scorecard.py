@@ -16,6 +16,7 @@ from potstill.evaluate.scorecard import (
     proportion,
     ratio,
     read_measures,
+    repeated,
     unmeasured,
 )
 
@@ -45,6 +46,16 @@ def test_the_interval_of_a_mean_is_as_wide_as_theory_says() -> None:
     error = values.std(ddof=1) / np.sqrt(400)
     assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.08)
     assert found.low < found.value < found.high
+
+
+@pytest.mark.parametrize("rounds", [2, 3, 10, 40])
+def test_few_rounds_hold_the_truth_as_often_as_they_say(rounds: int) -> None:
+    random = np.random.default_rng(0)
+    found = [repeated(random.normal(100.0, 5.0, rounds).tolist(), "ms") for _ in range(1000)]
+    held = sum(one.low is not None and one.high is not None and one.low <= 100 <= one.high for one in found)
+    assert 930 <= held <= 975 and found[0].n == rounds
+    assert (repeated([3.0], "ms").low, repeated([3.0], "ms").value) == (None, 3.0)
+    assert repeated([0.1, 9.0], "ms").low == 0.0
 
 
 def test_long_answers_count_for_more() -> None:

@@ -177,6 +177,18 @@ def test_a_run_without_an_export_is_a_problem(finished_run: Run, tmp_path: Path)
         pack(Run(tmp_path / "other", finished_run.recipe), tmp_path / "out")
 
 
+@pytest.mark.parametrize("again", ["export", "distill"])
+def test_a_scorecard_of_an_earlier_student_ships_with_nobody(tiny_checkpoint: Path, tmp_path: Path, again: str) -> None:
+    run = build_run(tmp_path / "run", tiny_checkpoint)
+    manifest = read_json(run.folder / "manifest.json")
+    manifest["stages"][again] = manifest["stages"]["export"] | {"finished": "2026-11-24T09:00:00+00:00"}
+    write_json(run.folder / "manifest.json", manifest)
+    late = "evaluate" if again == "export" else "export"
+    with pytest.raises(Problem, match=f"`{late}` is older than `{again}`.*potstill {late}"):
+        pack(run, tmp_path / "packs", ["base"])
+    assert not list(tmp_path.rglob("MODEL_CARD.md"))
+
+
 def front_matter(card: str) -> dict[str, str]:
     lines = card.split("---\n")[1].splitlines()
     return dict(line.split(": ", 1) for line in lines)

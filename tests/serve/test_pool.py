@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,50 @@ async def test_a_model_is_loaded_once_for_all_who_wait_for_it() -> None:
 
     assert len(opened) == 1
     assert set(got) == set(opened)
+
+
+@in_a_loop
+async def test_two_cold_models_take_turns_in_a_single_place() -> None:
+    engines, opened = fake_engines(limit=1)
+
+    async def use(name: str) -> None:
+        await engines.take(name)
+        await asyncio.sleep(0.01)
+        engines.give_back(name)
+
+    await asyncio.wait_for(asyncio.gather(use("a"), use("b"), use("a")), 10)
+
+    assert sorted(names_of(opened)) in (["a", "b"], ["a", "a", "b"])  # the third may come when "a" has made room
+    assert [engine.closed for engine in opened[:-1]] == [True] * (len(opened) - 1)
+
+
+@in_a_loop
+async def test_whoever_asked_and_went_keeps_nothing_loaded() -> None:
+    engines, opened = fake_engines(limit=1)
+    gone = asyncio.create_task(engines.take("a"))
+    await asyncio.sleep(0)
+    gone.cancel()
+
+    await asyncio.wait_for(engines.take("b"), 10)
+
+    assert engines.loaded == ("b",) and names_of(opened) == "ab"
+
+
+@in_a_loop
+async def test_what_is_borrowed_while_another_is_closed_stays_open() -> None:
+    engines, opened = fake_engines()
+    for name in "ab":
+        await engines.take(name)
+        engines.give_back(name)
+    closing = opened[0].close
+    opened[0].close = lambda: (time.sleep(0.1), closing())  # type: ignore[method-assign]
+
+    cleaning = asyncio.create_task(engines.close_unused(0))
+    await asyncio.sleep(0.02)
+    borrowed = await engines.take("b")
+    await cleaning
+
+    assert borrowed is opened[1] and [engine.closed for engine in opened] == [True, False]
 
 
 @in_a_loop

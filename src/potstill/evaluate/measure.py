@@ -41,7 +41,7 @@ def measure(run: Run, folder: Path) -> None:
     ratings = read_ratings(run.folder / "ratings.sqlite")  # now: a damaged file should not be told after minutes
     # Speed needs questions, no matter which; fidelity and samples need some that nobody trained on.
     timed = read_result(_part(folder / "speed.json", lambda: _speed(run, contest, held_out or answers)))
-    add_speed(card, contest.models | (contest.variants if not section.few else {}), timed, section.bootstrap, seed)
+    add_speed(card, contest.models | (contest.variants if not section.few else {}), timed)
     found = _part(folder / "fidelity.json", lambda: _fidelity(run, contest))
     _add_fidelity(card, run, found)
     exam = set_exam(section, held_out)

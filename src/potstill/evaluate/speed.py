@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from potstill.evaluate.scorecard import Measure, Scorecard, bootstrap, fact, mean_of, ratio
+from potstill.evaluate.scorecard import Measure, Scorecard, fact, repeated
 from potstill.machine import usable_cores
 from potstill.models.conversation import messages
 from potstill.models.engine import Threads
@@ -118,11 +118,11 @@ def measure_speed(
     return SpeedResult(tuple(length for length, _ in questions), rates, samples)
 
 
-def add_speed(card: Scorecard, files: Mapping[str, Path], result: SpeedResult, resamples: int, seed: int) -> None:
+def add_speed(card: Scorecard, files: Mapping[str, Path], result: SpeedResult) -> None:
     """Add the rows; an independent sample is one process, its value the median over its questions."""
 
     def add(metric: str, name: str, values: Sequence[float], unit: str) -> None:
-        card.add(metric, name, bootstrap(mean_of(values), ratio, unit, resamples, seed))
+        card.add(metric, name, repeated(values, unit))
 
     for name, gguf in files.items():
         runs = result.samples[name]

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files as resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,8 +81,10 @@ def pack(
             and the run's adapter.
 
     Returns: their folders. A pack over its limit is made all the same; that is said, and stands in its manifest.
-    Raises: Problem where the run has too few files or no adapter, or the licence's text is not known.
+    Raises: Problem where the run has too few files or no adapter, the licence's text is not known, or the scorecard
+    is of an earlier student.
     """
+    _require_order(run)
     chosen = choose(exported(run), kinds, runtime().wheel_bytes, pro)
     out.mkdir(parents=True, exist_ok=True)
     folders = []
@@ -95,6 +98,17 @@ def pack(
             f"{verdict} its limit of {size.limit_mb:.0f} MB"
         )
     return folders
+
+
+def _require_order(run: Run) -> None:
+    """What is shipped was exported after it was trained, and what its card says was measured after that."""
+    finished = {name: str(entry["finished"]) for name, entry in run.manifest().items()}
+    for earlier, later in pairwise(("distill", "export", "evaluate")):
+        if earlier in finished and later in finished and finished[later] < finished[earlier]:
+            raise Problem(
+                f"{run.folder}: `{later}` is older than `{earlier}`, so it tells of an earlier student",
+                f"potstill {later} {run.folder}",
+            )
 
 
 def exported(run: Run) -> list[Exported]:

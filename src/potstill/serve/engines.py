@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -47,6 +47,7 @@ class Engines:
         self._models, self._open, self._limit = models, open_engine, limit
         self._loaded: OrderedDict[str, _Loaded] = OrderedDict()  # the one unused for longest stands first
         self._loading: dict[str, asyncio.Task[None]] = {}
+        self._awaited: Counter[str] = Counter()  # who waits for a model: what has just been loaded for them is not idle
         self._one_at_a_time = asyncio.Lock()
         self._returned = asyncio.Event()
 
@@ -65,13 +66,18 @@ class Engines:
 
         Raises: whatever finding or loading it raised, to all who wait for it.
         """
-        while name not in self._loaded:
-            task = self._loading.get(name)
-            if task is None:
-                task = self._loading[name] = asyncio.create_task(self._load(name))
-                task.add_done_callback(_look_at)
-            await asyncio.shield(task)  # it goes on for the others when this one goes
-        return self._lend(name)
+        self._awaited[name] += 1
+        try:
+            while name not in self._loaded:
+                task = self._loading.get(name)
+                if task is None:
+                    task = self._loading[name] = asyncio.create_task(self._load(name))
+                    task.add_done_callback(_look_at)
+                await asyncio.shield(task)  # it goes on for the others when this one goes
+            return self._lend(name)
+        finally:
+            self._awaited[name] -= 1
+            self._returned.set()
 
     def take_if_loaded(self, name: str) -> Engine | None:
         """Borrow a model that is in memory; None where it isn't."""
@@ -87,8 +93,9 @@ class Engines:
     async def close_unused(self, seconds: float) -> None:
         """Close what nobody has used for so long."""
         before = time.monotonic() - seconds
-        for name in [name for name, entry in self._loaded.items() if not entry.users and entry.used <= before]:
-            await self._close(name)
+        for name in self.loaded:  # each is looked at when its turn comes: closing the one before takes its time
+            if self._is_idle(name) and self._loaded[name].used <= before:
+                await self._close(name)
 
     async def close(self) -> None:
         """Close everything; what is on loan ends its writing first."""
@@ -96,6 +103,9 @@ class Engines:
             await asyncio.wait(list(self._loading.values()), timeout=FAREWELL_S)
         for name in self.loaded:
             await self._close(name)
+
+    def _is_idle(self, name: str) -> bool:
+        return name in self._loaded and not self._loaded[name].users and not self._awaited[name]
 
     def _lend(self, name: str) -> Engine:
         entry = self._loaded[name]
@@ -114,8 +124,7 @@ class Engines:
 
     async def _make_room(self) -> None:
         while len(self._loaded) >= self._limit:
-            idle = [name for name, entry in self._loaded.items() if not entry.users]
-            if idle:
+            if idle := [name for name in self._loaded if self._is_idle(name)]:
                 await self._close(idle[0])
             else:
                 self._returned.clear()
