@@ -15,8 +15,9 @@ import pytest
 from fastapi.testclient import TestClient
 from page_server import ScriptedPool, build_app, write_rating
 
-from potstill.evaluate.naturalness import read_ratings
+from potstill.evaluate.naturalness import ratings_file, read_ratings
 from potstill.problem import Problem
+from potstill.serve import server
 from potstill.serve.errors import ApiError
 from potstill.serve.ratings import paced
 from potstill.serve.settings import Settings
@@ -252,3 +253,27 @@ def test_the_pace_is_the_one_asked_for() -> None:
         return time.monotonic() - begun
 
     assert asyncio.run(spend()) >= 0.25  # 30 characters at 100 a second; a sleep never ends early
+
+
+def test_another_student_begins_without_ratings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Path | None] = []
+
+    class Enough(Exception):
+        pass
+
+    def create_app(_: object, settings: Settings) -> None:
+        seen.append(settings.ratings_file)
+        raise Enough
+
+    monkeypatch.setattr(server, "create_app", create_app)
+    student = tmp_path / "student.gguf"
+    for content in (b"one", b"another", b"one"):
+        student.write_bytes(content)
+        monkeypatch.setattr(server, "find_models", lambda *_: {"student": lambda: student})
+        with pytest.raises(Enough):
+            server.serve(tmp_path, Settings(rating=write_rating(tmp_path)))
+        assert seen[-1] == ratings_file(tmp_path, student)
+    assert seen[0] == seen[2] != seen[1]
+    with pytest.raises(Enough):
+        server.serve(tmp_path, Settings())
+    assert seen[-1] is None

@@ -1,6 +1,6 @@
 """Stage `evaluate`: the scorecard, measured on what ships.
 
-In:  `export/`, `prune/`, `signals/` and `answers/` (held-out), other GGUFs, `ratings.sqlite`.
+In:  `export/`, `prune/`, `signals/` and `answers/` (held-out), other GGUFs, `ratings-….sqlite`.
 Out: `evaluate/scorecard.json`, `items.json`, `samples.json`, `stability.json`, `failures.json`, `code.json`; parts that
      survive a kill lie beside them, replies in `POTSTILL_HOME/replies`.
 Does not know: how the student was trained.

@@ -19,7 +19,7 @@ from potstill.evaluate.failures import find_failures
 from potstill.evaluate.fidelity import add_fidelity, checkpoint_fidelity, gguf_fidelity, spread_over, teacher_fidelity
 from potstill.evaluate.items import collect_items
 from potstill.evaluate.marking import mark, run_programs
-from potstill.evaluate.naturalness import add_naturalness, read_ratings
+from potstill.evaluate.naturalness import add_naturalness, ratings_file, read_ratings
 from potstill.evaluate.sandbox import Limits, confinement
 from potstill.evaluate.scorecard import Scorecard, unmeasured
 from potstill.evaluate.speed import add_speed, choose_questions, measure_speed, read_result
@@ -38,7 +38,8 @@ def measure(run: Run, folder: Path) -> None:
     answers = read_answers(run.stage("answers") / "answers.jsonl")
     held_out = [answer for answer in answers if answer.prompt.split == "held-out"]
     contest, card = find_contest(run), Scorecard()
-    ratings = read_ratings(run.folder / "ratings.sqlite")  # now: a damaged file should not be told after minutes
+    # Now, for a damaged file should not be told after minutes.
+    ratings = read_ratings(ratings_file(run.folder, contest.models[STUDENT]))
     # Speed needs questions, no matter which; fidelity and samples need some that nobody trained on.
     timed = read_result(_part(folder / "speed.json", lambda: _speed(run, contest, held_out or answers)))
     add_speed(card, contest.models | (contest.variants if not section.few else {}), timed)

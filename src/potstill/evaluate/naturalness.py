@@ -1,6 +1,6 @@
 """Naturalness: what people think of the answers, rated blind.
 
-In:  `ratings.sqlite` of a run folder, which a page fills; here it is only read.
+In:  the run folder's ratings of the student as it ships, which a page fills; here they are only read.
 Out: rows naturalness.mean and naturalness.alpha of a scorecard, without a value where nobody rated.
 Does not know: how ratings are collected, who a rater is, what the models said.
 
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from potstill.evaluate.scorecard import Floats, Measure, Scorecard, bootstrap, ratio, unmeasured
+from potstill.models.identity import sha256_of
 from potstill.problem import Problem
 
 TABLE = """
@@ -51,6 +52,11 @@ class Rating:
     model: str
     score: int
     at: str
+
+
+def ratings_file(folder: Path, student: Path) -> Path:
+    """Where ratings of this very student lie, by the hash of its GGUF: those of an earlier one tell nothing of it."""
+    return folder / f"ratings-{sha256_of(student)[:12]}.sqlite"
 
 
 def read_ratings(path: Path) -> list[Rating]:

@@ -118,7 +118,7 @@ class RatingStore:
         """Open the file, or make it.
 
         Args:
-            path: `ratings.sqlite` of a run folder.
+            path: of the run folder's ratings of one student (`evaluate.naturalness.ratings_file`).
             models: the two that are compared. questions: one for each turn.
             per_conversation: raters who read the same answers.
 

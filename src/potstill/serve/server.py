@@ -20,6 +20,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from potstill.chat import find_models, usual_marks
+from potstill.evaluate.contest import STUDENT
+from potstill.evaluate.naturalness import ratings_file
 from potstill.problem import Problem
 from potstill.serve.app import create_app
 from potstill.serve.patience import patient_protocol
@@ -30,7 +32,6 @@ LARGEST_HEAD = 16 * 1024
 """Bytes of a request's line and headers."""
 GRACE_S = 1
 """How long answers that were cut may take to say so."""
-RATINGS = "ratings.sqlite"
 
 
 def serve(place: Path, settings: Settings, say: Callable[[str], None] = print) -> None:
@@ -43,10 +44,13 @@ def serve(place: Path, settings: Settings, say: Callable[[str], None] = print) -
 
     Raises: Problem: nothing to serve, unsafe settings, a port that is taken.
     """
-    folder = place if place.is_dir() else place.parent
-    unsaid = {"ratings_file": settings.ratings_file or folder / RATINGS, "marks": settings.marks or usual_marks(place)}
+    models = find_models(place, settings.adapter)
+    unsaid: dict[str, object] = {"marks": settings.marks or usual_marks(place)}
+    if settings.rating is not None and settings.ratings_file is None:
+        shipped = models.get(STUDENT) or next(iter(models.values()))
+        unsaid["ratings_file"] = ratings_file(place if place.is_dir() else place.parent, shipped())
     settings = settings.model_copy(update=unsaid)
-    app = create_app(find_models(place, settings.adapter), settings)
+    app = create_app(models, settings)
     listener = open_port(settings)
     _log_to_stderr()
     say(f"Serving on {address_of(listener)}  (Ctrl-C ends)")
