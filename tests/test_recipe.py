@@ -10,7 +10,16 @@ from pydantic import ValidationError
 
 from potstill.bounds import BOUND
 from potstill.problem import Problem
-from potstill.recipe import GATES, Recipe, TemperatureSection, load_recipe, validate_recipe, with_options, with_target
+from potstill.recipe import (
+    GATES,
+    Recipe,
+    TemperatureSection,
+    load_recipe,
+    validate_recipe,
+    with_options,
+    with_target,
+    with_types,
+)
 
 SHIPPED = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
 
@@ -156,6 +165,16 @@ def test_a_target_that_is_no_amount_is_told_in_words(value: float) -> None:
     for option, asked in (("--target-mb", (value, None)), ("--max-kl", (None, value))):
         with pytest.raises(Problem, match=f"{option} = .* Give a number above 0"):
             with_target(recipe, *asked)
+
+
+def test_other_types_ship_what_the_recipe_ships_or_else_the_first() -> None:
+    recipe = validate_recipe({"name": "x"}, "test")
+    assert recipe.export.ship == "IQ4_NL"
+    for types, ships in ((["Q8_0", "IQ4_NL"], "IQ4_NL"), (["Q4_0", "Q8_0"], "Q4_0")):
+        asked = with_types(recipe, types).export
+        assert (asked.types, asked.ship) == (tuple(types), ships)
+    with pytest.raises(Problem, match=r"(?s)--type.*Q4_O"):
+        with_types(recipe, ["Q4_O"])
 
 
 def test_sets_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -244,6 +244,12 @@ def signals(
 @app.command()
 def export(
     run: RunFolder,
+    types: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--type", help="Write this type (Q4_0, Q8_0 …) instead of the recipe's. May be repeated; the first ships."
+        ),
+    ] = None,
     target_mb: Annotated[
         float | None, typer.Option(help="Choose the best mix of types, by measuring, that fits into this many MB.")
     ] = None,
@@ -253,15 +259,17 @@ def export(
 ) -> None:
     """Write the GGUF files and prove them equal to the student.
 
-    Example:  potstill export runs/demo --target-mb 100
+    Example:  potstill export runs/demo --type Q4_0   or:  potstill export runs/demo --target-mb 100
     """
     from potstill import pipeline
-    from potstill.recipe import with_target
+    from potstill.recipe import with_target, with_types
     from potstill.run import open_run
 
     if target_mb is not None and max_kl is not None:
         raise Problem("--target-mb and --max-kl ask for two different things", "Give one of them.")
     opened = open_run(run, progress=_progress())
+    if types:
+        opened = replace(opened, recipe=with_types(opened.recipe, types))
     if target_mb is not None or max_kl is not None:
         opened = replace(opened, recipe=with_target(opened.recipe, target_mb, max_kl))
     pipeline.run_stage(opened, "export")

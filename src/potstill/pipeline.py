@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,17 @@ def states(run: Run) -> Iterator[StageState]:
         else:
             state = "missing" if made_with is None else "stale"
         yield StageState(stage.name, state, manifest.get(stage.name, {}))
+
+
+def require_one_student(run: Run) -> None:
+    """Raises: Problem where what was exported or measured is of an earlier student than the run has now."""
+    finished = {name: str(entry["finished"]) for name, entry in run.manifest().items()}
+    for earlier, later in pairwise(("distill", "export", "evaluate")):
+        if earlier in finished and later in finished and finished[later] < finished[earlier]:
+            raise Problem(
+                f"{run.folder}: `{later}` is older than `{earlier}`, so it tells of an earlier student",
+                f"potstill {later} {run.folder}",
+            )
 
 
 def run_all(run: Run, until: str | None = None) -> None:

@@ -254,3 +254,14 @@ class TestPage:
         found = compare(runs)
         assert found.warnings[0] in render(found)
         assert str(tmp_path) not in render(found)
+
+
+def test_scores_of_an_earlier_student_are_compared_with_nobodys(tmp_path: Path) -> None:
+    runs = [build(tmp_path / name, answers(HARD)) for name in ("one", "other")]
+    stages = {
+        "evaluate": {"finished": "2026-01-01T10:00:00+00:00"},
+        "export": {"finished": "2026-01-01T10:00:01+00:00"},
+    }
+    write_json(runs[1] / "manifest.json", {"recipe": "other", "stages": stages})
+    with pytest.raises(Problem, match=r"other: `evaluate` is older than `export`.*potstill evaluate"):
+        compare(runs)

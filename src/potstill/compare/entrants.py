@@ -14,6 +14,7 @@ from typing import Any
 
 from potstill.evaluate.items import Items
 from potstill.evaluate.scorecard import Measure, read_measures
+from potstill.pipeline import require_one_student
 from potstill.problem import Problem
 from potstill.report.words import without_folders
 from potstill.run import open_run, read_json
@@ -41,14 +42,16 @@ class Entrant:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Finished]:
-    """Read run folders. Raises: Problem where one is no run, or has not been evaluated."""
+    """Read run folders. Raises: Problem where one is no run, not evaluated, or has another student since."""
     if len({folder.resolve() for folder in folders}) < 2:
         raise Problem("comparing takes two runs or more", "Example: potstill compare runs/demo runs/other")
     return [_read(folder) for folder in folders]
 
 
 def _read(folder: Path) -> Finished:
-    recipe = without_folders(open_run(folder).recipe.model_dump(mode="json"))
+    opened = open_run(folder)
+    require_one_student(opened)
+    recipe = without_folders(opened.recipe.model_dump(mode="json"))
     card = folder / "evaluate" / "scorecard.json"
     if not card.exists():
         raise Problem(f"{folder} has not been measured", f"potstill evaluate {folder}")

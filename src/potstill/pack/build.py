@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files as resources
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +34,7 @@ from potstill.pack.manifest import (
     write_manifest,
 )
 from potstill.pack.runtime import runtime
+from potstill.pipeline import require_one_student
 from potstill.problem import Problem
 from potstill.report.material import read_material
 from potstill.report.words import without_folders
@@ -84,7 +84,7 @@ def pack(
     Raises: Problem where the run has too few files or no adapter, the licence's text is not known, or the scorecard
     is of an earlier student.
     """
-    _require_order(run)
+    require_one_student(run)
     chosen = choose(exported(run), kinds, runtime().wheel_bytes, pro)
     out.mkdir(parents=True, exist_ok=True)
     folders = []
@@ -98,17 +98,6 @@ def pack(
             f"{verdict} its limit of {size.limit_mb:.0f} MB"
         )
     return folders
-
-
-def _require_order(run: Run) -> None:
-    """What is shipped was exported after it was trained, and what its card says was measured after that."""
-    finished = {name: str(entry["finished"]) for name, entry in run.manifest().items()}
-    for earlier, later in pairwise(("distill", "export", "evaluate")):
-        if earlier in finished and later in finished and finished[later] < finished[earlier]:
-            raise Problem(
-                f"{run.folder}: `{later}` is older than `{earlier}`, so it tells of an earlier student",
-                f"potstill {later} {run.folder}",
-            )
 
 
 def exported(run: Run) -> list[Exported]:

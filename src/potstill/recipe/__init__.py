@@ -12,6 +12,7 @@ from potstill.recipe.loading import (
     with_options,
     with_server,
     with_target,
+    with_types,
 )
 from potstill.recipe.material import (
     AnswersSection,
@@ -78,4 +79,5 @@ __all__ = [
     "with_options",
     "with_server",
     "with_target",
+    "with_types",
 ]

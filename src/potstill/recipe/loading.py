@@ -136,6 +136,16 @@ def with_server(recipe: Recipe, address: str | None) -> Recipe:
     return recipe.model_copy(update={"answers": recipe.answers.model_copy(update={"server": address})})
 
 
+def with_types(recipe: Recipe, types: Sequence[str]) -> Recipe:
+    """The recipe with other types to export; what ships stays where it is among them, else it is the first.
+
+    Raises: Problem for a type that is none.
+    """
+    ship = recipe.export.ship if recipe.export.ship in types else types[0]
+    told = recipe.export.model_dump(mode="json") | {"types": list(types), "ship": ship}
+    return validate_recipe({**recipe.model_dump(mode="json"), "export": told}, "--type")
+
+
 def with_target(recipe: Recipe, target_mb: float | None, max_kl: float | None) -> Recipe:
     """The recipe with what `potstill export` was told: the mix is chosen by measuring, and that is what ships.
 
