@@ -82,7 +82,7 @@ def run(
     refuse_what_cannot_fit(opened)
     say_what_it_takes(opened, names)
     pipeline.run_all(opened, until)
-    if until is not None:
+    if names[-1] != "report":
         typer.echo(f"\n{folder}: done as far as {until}. The same command without --until does the rest.")
         return
     _show_scorecard(folder, as_json=False)
@@ -102,7 +102,7 @@ def say_what_it_takes(opened: Any, names: list[str]) -> None:
     from potstill.machine import probe
     from potstill.pipeline import states
 
-    missing = [stage.name for stage in states(opened) if stage.name in names and stage.state != "done"]
+    missing = {stage.name: stage.state for stage in states(opened) if stage.name in names and stage.state != "done"}
     if missing:
         for line in announce(opened.recipe, probe(0.5), opened.home, missing):
             opened.progress.say(line)
@@ -247,7 +247,9 @@ def export(
     types: Annotated[
         list[str] | None,
         typer.Option(
-            "--type", help="Write this type (Q4_0, Q8_0 …) instead of the recipe's. May be repeated; the first ships."
+            "--type",
+            help="Write this type (Q4_0, Q8_0 …) instead of the recipe's. May be repeated; what ships stays where it "
+            "is among them, else it is the first.",
         ),
     ] = None,
     target_mb: Annotated[

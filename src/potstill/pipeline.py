@@ -8,9 +8,8 @@ Does not know: what a stage computes; words for people beyond one line a stage.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +69,10 @@ def _asking_teacher(recipe: Recipe) -> list[TeacherSection]:
 
 def _measured(recipe: Recipe) -> Any:
     """Another model's file counts by what it holds; a run without one stays as fresh as ever."""
-    others = [path for one in recipe.evaluate.against if (path := Path(one).expanduser()).is_file()]
-    return [recipe.evaluate, others] if others else recipe.evaluate
+    others = {one: path for one in recipe.evaluate.against if (path := Path(one).expanduser()).is_file()}
+    named = tuple(one for one in recipe.evaluate.against if one not in others)
+    section = recipe.evaluate.model_copy(update={"against": named})
+    return [section, list(others.values())] if others else section
 
 
 def _seed_of_random_weights(recipe: Recipe) -> list[int]:
@@ -172,9 +173,10 @@ class StageState:
 def states(run: Run) -> Iterator[StageState]:
     """Every stage's state, in order."""
     manifest, wanted = run.manifest(), fingerprints(run)
+    outlived = _outlived(manifest)
     for stage in STAGES:
         made_with = run.fingerprint(stage.name)
-        if made_with == wanted[stage.name]:
+        if made_with == wanted[stage.name] and stage.name not in outlived:
             state = "done"
         elif run.stamp(run.partial(stage.name)) == wanted[stage.name]:
             state = "partial"
@@ -185,13 +187,21 @@ def states(run: Run) -> Iterator[StageState]:
 
 def require_one_student(run: Run) -> None:
     """Raises: Problem where what was exported or measured is of an earlier student than the run has now."""
-    finished = {name: str(entry["finished"]) for name, entry in run.manifest().items()}
-    for earlier, later in pairwise(("distill", "export", "evaluate")):
-        if earlier in finished and later in finished and finished[later] < finished[earlier]:
-            raise Problem(
-                f"{run.folder}: `{later}` is older than `{earlier}`, so it tells of an earlier student",
-                f"potstill {later} {run.folder}",
-            )
+    outlived = _outlived(run.manifest())
+    for name in ("export", "evaluate"):
+        if name in outlived:
+            raise Problem(f"{run.folder}: `{name}` is of an earlier student", f"potstill {name} {run.folder}")
+
+
+def _outlived(manifest: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Stages of an earlier student: one asked for by name is done anew, and under a budget its result is another."""
+    found, newest = set(), ""
+    for name in ("distill", "export", "evaluate", "report"):
+        finished = str(manifest[name].get("finished", "")) if name in manifest else ""
+        if finished and finished < newest:
+            found.add(name)
+        newest = max(newest, finished)
+    return found
 
 
 def run_all(run: Run, until: str | None = None) -> None:

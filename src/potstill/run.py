@@ -126,6 +126,9 @@ class Run:
         if partial.exists() and (not stamp.exists() or stamp.read_text() != fingerprint):
             shutil.rmtree(partial)
         partial.mkdir(parents=True, exist_ok=True)
+        for aside in self.folder.glob(".*.old"):  # of a kill while it was removed
+            if (self.folder / aside.name[1 : -len(".old")]).exists():
+                shutil.rmtree(aside)
         write_text(stamp, fingerprint)
         started, before = time.monotonic(), _seconds_spent(partial)
         forget_peak()  # an earlier stage's is not this one's

@@ -81,20 +81,22 @@ def test_a_guess_says_that_it_is_one(tmp_path: Path) -> None:
 
 def test_a_run_is_told_what_is_missing_alone() -> None:
     recipe = recipe_with(prompts={"synthetic": {"count": 3000}}, distill={"budget_minutes": 30})
-    everything = list(check.announce(recipe, SLOW, NOWHERE, ["prompts", *minutes(recipe)]))
+    everything = list(check.announce(recipe, SLOW, NOWHERE, dict.fromkeys(["prompts", *minutes(recipe)], "missing")))
     assert len(everything) == 2 and "prompts.limit = " in everything[1]
     assert f"about {sum(minutes(recipe, SLOW).values()):.0f} minutes" in everything[0] and "signals" in everything[0]
     # What is read already is not advised against, and the last stages alone are not worth a line.
-    assert list(check.announce(recipe, SLOW, NOWHERE, ["distill"])) == [
-        "about 30 minutes on this machine: distill 30.0"
-    ]
-    assert list(check.announce(recipe, SLOW, NOWHERE, ["report"])) == []
+    for state, about in (("missing", "about"), ("partial", "at most")):
+        (line,) = check.announce(recipe, SLOW, NOWHERE, {"distill": state})
+        assert line == f"{about} 30 minutes on this machine: distill 30.0"
+    assert list(check.announce(recipe, SLOW, NOWHERE, {"report": "missing"})) == []
 
 
 def test_a_fast_machine_is_advised_nothing() -> None:
     recipe = recipe_with(prompts={"synthetic": {"count": 3000}}, distill={"budget_minutes": 30})
     fast = Machine(16, 16_000.0, 50_000.0, 400.0, 800.0, 20.0)
-    assert len(list(check.announce(recipe, fast, NOWHERE, ["prompts", "signals", "distill"]))) == 1
+    assert (
+        len(list(check.announce(recipe, fast, NOWHERE, dict.fromkeys(["prompts", "signals", "distill"], "stale")))) == 1
+    )
 
 
 def test_a_roomy_machine_is_not_refused(tmp_path: Path) -> None:
@@ -129,6 +131,7 @@ def test_too_little_memory_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     [
         ({"teacher": {"model": "qwen2.5-coder-0.5b-instrukt"}}, "nearest: 'qwen2.5-coder-0.5b-instruct'"),
         ({"teacher": {"model": "/none/model.gguf"}}, "is not there"),
+        ({"prune": {"base": "/none/base"}}, "is not there"),
         ({"evaluate": {"against": ["smollm"]}}, "neither a GGUF file nor a known model"),
     ],
 )

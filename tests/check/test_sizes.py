@@ -8,6 +8,7 @@ import pytest
 
 from potstill.check.sizes import Sizes, size_up
 from potstill.models.catalogue import CATALOGUE
+from potstill.models.teacher import converted_checkpoint
 from potstill.problem import Problem
 from potstill.recipe import validate_recipe
 from tiny import build_model, build_tokenizer, save_checkpoint, save_phi3
@@ -35,6 +36,21 @@ def test_a_teacher_that_was_fetched_is_counted_by_name(tmp_path: Path) -> None:
     known = sizes(tmp_path, **settings)
     assert (guessed.known, guessed.teacher, guessed.shape) == (False, CATALOGUE[0].parameters, None)
     assert known.known and known.teacher < guessed.teacher and known.student < guessed.student
+
+
+def test_a_gguf_of_ones_own_is_counted_once_it_is_converted(tmp_path: Path) -> None:
+    gguf = tmp_path / "own.gguf"
+    gguf.write_bytes(b"any")
+    settings = {"teacher": {"model": str(gguf)}, "prune": {"layers": 1, "ffn": 32}}
+    assert not sizes(tmp_path, **settings).known
+    save_checkpoint(converted_checkpoint(gguf, tmp_path))
+    assert sizes(tmp_path, **settings).known
+
+
+def test_of_a_teacher_of_the_catalogue_the_size_is_known_before_it_is_here(tmp_path: Path) -> None:
+    other = CATALOGUE[1]
+    found = sizes(tmp_path, teacher={"model": other.name}, prune={"parameters": 60_000_000})
+    assert (found.teacher, found.known) == (other.parameters, False) and found.body < other.parameters
 
 
 def test_a_shape_the_default_teacher_cannot_give_is_refused(tmp_path: Path) -> None:

@@ -263,5 +263,5 @@ def test_scores_of_an_earlier_student_are_compared_with_nobodys(tmp_path: Path) 
         "export": {"finished": "2026-01-01T10:00:01+00:00"},
     }
     write_json(runs[1] / "manifest.json", {"recipe": "other", "stages": stages})
-    with pytest.raises(Problem, match=r"other: `evaluate` is older than `export`.*potstill evaluate"):
+    with pytest.raises(Problem, match=r"other: `evaluate` is of an earlier student.*potstill evaluate"):
         compare(runs)

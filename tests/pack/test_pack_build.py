@@ -184,7 +184,7 @@ def test_a_scorecard_of_an_earlier_student_ships_with_nobody(tiny_checkpoint: Pa
     manifest["stages"][again] = manifest["stages"]["export"] | {"finished": "2026-11-24T09:00:00+00:00"}
     write_json(run.folder / "manifest.json", manifest)
     late = "evaluate" if again == "export" else "export"
-    with pytest.raises(Problem, match=f"`{late}` is older than `{again}`.*potstill {late}"):
+    with pytest.raises(Problem, match=f"`{late}` is of an earlier student.*potstill {late}"):
         pack(run, tmp_path / "packs", ["base"])
     assert not list(tmp_path.rglob("MODEL_CARD.md"))
 

@@ -8,7 +8,7 @@ Does not know: how stages work beyond what each costs a token.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from potstill.check.cost import (
@@ -53,12 +53,12 @@ def predict(recipe: Recipe, machine: Machine, home: Path) -> list[list[str]]:
         [
             "teacher",
             f"{sizes.teacher / 1e6:.1f}M parameters",
-            recipe.teacher.model if sizes.known else f"{recipe.teacher.model} is not here yet: a guess",
+            recipe.teacher.model if sizes.known else f"{recipe.teacher.model} has not been read yet: a guess",
         ],
         [
             "student",
             f"{sizes.student / 1e6:.1f}M parameters",
-            sizes.shape or "of a model that is not here yet: a guess",
+            sizes.shape or "of a model that has not been read yet: a guess",
         ],
         ["disk, run folder", f"{run_megabytes(job) / 1e3:.1f} GB", f"{machine.disk_free_mb / 1e3:.0f} GB free"],
         ["memory", f"{memory_megabytes(job) / 1e3:.1f} GB", f"{machine.memory_mb / 1e3:.1f} GB available"],
@@ -72,18 +72,19 @@ def predict(recipe: Recipe, machine: Machine, home: Path) -> list[list[str]]:
     ]
 
 
-def announce(recipe: Recipe, machine: Machine, home: Path, missing: Collection[str]) -> Iterator[str]:
+def announce(recipe: Recipe, machine: Machine, home: Path, missing: Mapping[str, str]) -> Iterator[str]:
     """Lines for whoever starts a run: how long it will take, and how it could take less.
 
     Args:
-        missing: stages that are still to be done.
+        missing: stages that are still to be done → their state; of a "partial" one some of the time is spent.
     """
     job = take_stock(recipe, home)
     minutes = {name: value for name, value in predict_minutes(job, machine).items() if name in missing}
     if sum(minutes.values()) < WORTH_SAYING:
         return
-    yield f"about {sum(minutes.values()):.0f} minutes on this machine: {_each(minutes)}"
-    saving = _saving(job, machine) if {"prompts", "signals"} <= set(missing) else None
+    about = "at most" if "partial" in missing.values() else "about"
+    yield f"{about} {sum(minutes.values()):.0f} minutes on this machine: {_each(minutes)}"
+    saving = _saving(job, machine) if {"prompts", "signals"} <= missing.keys() else None
     if saving:
         yield f"training will not get to all of this text: {saving}"
 
@@ -119,7 +120,8 @@ def refuse(recipe: Recipe, folder: Path, home: Path) -> None:
     for path in (*asked, *recipe.vocab.texts, *recipe.prune.texts, *sets, *([guard] if guard else [])):
         if not path.exists():
             raise Problem(f"{path}: named in the recipe, but not there", "Mend the path, or take it out.")
-    require_teacher(recipe.teacher.model)
+    for model in filter(None, (recipe.teacher.model, recipe.prune.base)):
+        require_teacher(model)
     for other in recipe.evaluate.against:
         require_other(other)
     job = take_stock(recipe, home)

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from potstill.models.base import known_config
-from potstill.models.catalogue import CATALOGUE
+from potstill.models.catalogue import CATALOGUE, entry_named
 from potstill.prune.shape import StudentSpec, choose_shape, count_parameters
 from potstill.recipe import PruneSection, Recipe
 
@@ -58,14 +58,12 @@ def size_up(recipe: Recipe, home: Path) -> Sizes:
     teacher = found or TEACHER
     whole = choose_shape(teacher, teacher.vocab_size, PruneSection.model_validate({"layers": None, "parameters": None}))
     student, shape = _student(recipe, home)
-    return Sizes(
-        teacher=count_parameters(teacher, whole),
-        body=count_parameters(teacher, replace(whole, vocabulary=0)),
-        head=teacher.vocab_size * teacher.hidden_size,
-        known=found is not None,
-        student=student,
-        shape=shape,
-    )
+    body, head = count_parameters(teacher, replace(whole, vocabulary=0)), teacher.vocab_size * teacher.hidden_size
+    parameters, entry = count_parameters(teacher, whole), entry_named(recipe.teacher.model)
+    if found is None and entry is not None:  # its size is known, how it is divided is a guess
+        share = entry.parameters / parameters
+        parameters, body, head = entry.parameters, round(body * share), round(head * share)
+    return Sizes(parameters, body, head, found is not None, student, shape)
 
 
 def _student(recipe: Recipe, home: Path) -> tuple[int, str | None]:

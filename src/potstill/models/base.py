@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from potstill.models.identity import folder_hash
-from potstill.models.teacher import find_teacher, teacher_folder, teacher_identity
+from potstill.models.teacher import converted_checkpoint, find_teacher, teacher_folder, teacher_identity
 from potstill.problem import Problem
 from potstill.progress import Progress
 
@@ -53,7 +53,9 @@ def read_config(folder: Path) -> PreTrainedConfig:
 
 def known_config(name_or_path: str, home: Path) -> PreTrainedConfig | None:
     """The configuration of a teacher or base that is here already; nothing is fetched. Raises as `read_config` does."""
-    folder = _local_folder(name_or_path) or teacher_folder(home, name_or_path) / "checkpoint"
+    path = Path(name_or_path).expanduser()
+    kept = converted_checkpoint(path, home) if path.is_file() else teacher_folder(home, name_or_path) / "checkpoint"
+    folder = _local_folder(name_or_path) or kept
     return read_config(folder) if (folder / "config.json").is_file() else None
 
 

@@ -192,8 +192,7 @@ def _fetch(entry: Entry, target: Path, downloads: Path, progress: Progress) -> s
 
 def _from_gguf(path: Path, home: Path, progress: Progress) -> Teacher:
     metadata = read_metadata(path)
-    sha256 = file_hash(path, home)
-    checkpoint = teacher_folder(home, f"{path.stem}-{sha256[:12]}") / "checkpoint"
+    sha256, checkpoint = file_hash(path, home), converted_checkpoint(path, home)
     if not is_converted(checkpoint, sha256):
         with _locked(checkpoint.parent, progress):
             _convert(path, checkpoint, sha256, progress)
@@ -335,6 +334,11 @@ def _locked(folder: Path, progress: Progress) -> Iterator[None]:
 def teacher_folder(home: Path, name: str) -> Path:
     """Where the teacher of the catalogue or the Hub that has this name lies once it is fetched."""
     return home / "teachers" / re.sub(r"[^\w.-]+", "--", name)
+
+
+def converted_checkpoint(gguf: Path, home: Path) -> Path:
+    """Where the checkpoint lies that is made of a GGUF of one's own."""
+    return teacher_folder(home, f"{gguf.stem}-{file_hash(gguf, home)[:12]}") / "checkpoint"
 
 
 def _refuse_pickle(file: Path) -> None:

@@ -142,7 +142,12 @@ def with_types(recipe: Recipe, types: Sequence[str]) -> Recipe:
     Raises: Problem for a type that is none.
     """
     ship = recipe.export.ship if recipe.export.ship in types else types[0]
-    told = recipe.export.model_dump(mode="json") | {"types": list(types), "ship": ship}
+    told = recipe.export.model_dump(mode="json") | {
+        "types": list(types),
+        "ship": ship,
+        "target_mb": None,
+        "max_kl": None,
+    }
     return validate_recipe({**recipe.model_dump(mode="json"), "export": told}, "--type")
 
 

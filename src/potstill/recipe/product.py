@@ -138,7 +138,7 @@ class EvaluateSection(Section):
     reply_context: int = Field(1024, ge=128, description="Longest question and reply together, in a model's tokens.")
     stability_tokens: int = Field(96, ge=8, description="Longest of these answers, in tokens.")
     files: tuple[EvaluationFile, ...] = Field((), description="Evaluation sets of others, scored beside our own.")
-    bootstrap: int = Field(1000, ge=100, description="Resamples behind each interval.")
+    bootstrap: int = Field(1000, ge=100, description="Resamples behind intervals over answers and questions.")
 
     @model_validator(mode="after")
     def _names_apart(self) -> EvaluateSection:
