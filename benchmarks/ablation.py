@@ -11,6 +11,7 @@ Prints Markdown for docs/results.md, and leaves compare.html beside the runs.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,9 +44,10 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--minutes", type=float, default=None, help="training time; the recipes' own if not given")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--only", action="append", default=[], help="a recipe by name; may be repeated")
-    given = parser.parse_args()
     names = [FIRST, *(path.stem for path in sorted(RECIPES.glob("*.toml")) if path.stem != FIRST)]
+    told = f"beside {FIRST}; may be repeated: {', '.join(names[1:])}"
+    parser.add_argument("--only", action="append", default=[], choices=names[1:], metavar="NAME", help=told)
+    given = parser.parse_args()
     chosen = [name for name in names if not given.only or name == FIRST or name in given.only]
     progress = TerminalProgress(Console(stderr=True))
     folders: list[Path] = []
@@ -55,6 +57,8 @@ def main() -> None:
             run = Run(given.runs / f"{name}-{seed}", seeded(recipe, seed), default_home(), progress)
             if finish(run, folders):
                 folders.append(run.folder)
+    if len(folders) < 2:
+        sys.exit("nothing to compare: every other recipe was left out")
     found = compare(folders)
     write_page(found, given.runs / "compare.html")
     print("\n".join(markdown(found)))
@@ -93,8 +97,7 @@ def markdown(found: Comparison) -> list[str]:
         cells = [cell(standings[key].readings[place]) for key in shown]
         reports = [read_json(run.folder / "distill" / "report.json") for run in entrant.runs]
         steps = "/".join(str(report.get("steps", "")) for report in reports)
-        stages = [read_json(run.folder / "manifest.json")["stages"]["distill"] for run in entrant.runs]
-        minutes = "/".join(f"{stage['seconds'] / 60:.1f}" for stage in stages)
+        minutes = "/".join(f"{report['seconds'] / 60:.1f}" for report in reports)
         lines.append(f"| {entrant.name.removeprefix('ablation-')} | {' | '.join(cells)} | {steps} | {minutes} |")
     counts = ", ".join(f"{standings[key].n} for {METRICS[key]}" for key in shown)
     return [

@@ -112,6 +112,7 @@ def essence(entry: Entry) -> Entry:
     scores = {
         metric: {model: entry.scores[metric][model] for model in MODELS if model in entry.scores[metric]}
         for metric in FILE
+        if metric in entry.scores
     }
     return entry._replace(report={name: entry.report[name] for name in SPENT}, scores=scores)
 
@@ -138,7 +139,7 @@ def table(entries: Sequence[Entry]) -> list[str]:
             cell(entry, metric, "student") for metric in FILE
         ]
         lines.append(f"| {' | '.join([entry.recipe, *spent, *cells])} |")
-    counts = {metric: entries[0].scores[metric]["student"]["n"] for metric in FILE}
+    counts = {metric: one.scores[metric]["student"]["n"] for one in entries for metric in FILE if metric in one.scores}
     return [
         *lines,
         "",

@@ -11,6 +11,7 @@ import argparse
 import itertools
 import statistics
 import sys
+from collections import Counter
 from pathlib import Path
 
 from potstill.machine import usable_cores
@@ -52,7 +53,9 @@ def main() -> int:
     idle = options.active or is_idle()
     if not idle:
         print("This machine is busy: active waiting is left out (--active measures it all the same).\n")
-    models = {path.name: path for path in [options.teacher, *options.students]}
+    files = [options.teacher, *options.students]
+    alike = Counter(path.name for path in files)
+    models = {path.name if alike[path.name] == 1 else str(path): path for path in files}
     settings = {describe(threads): threads for threads in candidate_threads(options.cores, idle=idle)}
     pairs = itertools.product(models, settings)
     plan = {f"{name} | {text}": (models[name], settings[text]) for name, text in pairs}

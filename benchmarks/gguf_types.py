@@ -100,7 +100,8 @@ def measure_all(run: Run, options: argparse.Namespace) -> dict[str, dict[str, An
     out: Path = options.out or options.run / "types"
     out.mkdir(parents=True, exist_ok=True)
     book = out / "types.json"
-    settings = {"importance": options.importance, "guard": options.guard, "answers": options.answers}
+    student = {stage: run.fingerprint(stage) for stage in ("distill", "signals")}
+    settings = {"importance": options.importance, "guard": options.guard, "answers": options.answers} | student
     known = read_json(book) if book.exists() else {"settings": settings, "types": {}}
     if known["settings"] != settings:
         raise Problem(f"{book} was measured with {known['settings']}", "Give the same, or another --out.")
@@ -114,7 +115,7 @@ def measure_all(run: Run, options: argparse.Namespace) -> dict[str, dict[str, An
             write_json(book, known)
     for kind in options.types:
         found = known["types"][kind]
-        if found.get("tasks") != options.tasks:
+        if found.get("tasks") != min(options.tasks, len(code_tasks())):
             found.update(code(run, files.path(kind), options.tasks))
             write_json(book, known)
     if options.rounds and any("decode" not in known["types"][kind] for kind in options.types):
@@ -197,7 +198,7 @@ def code(run: Run, gguf: Path, tasks: int) -> dict[str, int]:
     with run.progress.task(f"{gguf.stem} programs run", len(asks), "programs") as bar:
         results = grade_all(chosen, [reply.text for reply in replies], limits, bar)
     return {
-        "tasks": tasks,
+        "tasks": len(chosen),
         "runs": sum(result.runs for result in results),
         "passes": sum(result.passes for result in results),
     }

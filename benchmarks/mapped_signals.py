@@ -120,7 +120,7 @@ def run_trainer(store: Any, folder: Path, batch_tokens: int, steps: int | None, 
     section = {"batch_tokens": batch_tokens, "epochs": (steps or batches) / batches, "precision": "float32"}
     recipe = Recipe.model_validate({"name": "mapped", "distill": section})
     pace = Pace(StepCount(1), 1e9, lambda *_: after_step())
-    DistillTrainer(student, store, recipe.distill, training_arguments(recipe, folder), pace, recipe.seed).train()
+    DistillTrainer(student, store, recipe.distill, training_arguments(recipe, folder, 1.0), pace, recipe.seed).train()
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def measure(recipe, store, folder: Path, dtype: str, layers: int, ffn: int) -> l
     log = Log(folder / "log.jsonl")
     log.keep_steps(0)
     section = recipe.distill.model_copy(update={"budget_minutes": None, "epochs": 1.0})
-    arguments = training_arguments(recipe.model_copy(update={"distill": section}), folder)
+    arguments = training_arguments(recipe.model_copy(update={"distill": section}), folder, 1.0)
     arguments = replace(arguments, bf16=dtype == "bfloat16")
     seconds, peaks = [], []
     started = 0.0

@@ -184,6 +184,7 @@ def programs(run: Run, checkpoint: Path, tasks: int) -> dict[str, int]:
 
 def table(figures: Mapping[str, Mapping[str, Any]], tasks: int) -> str:
     """Markdown, a row a vocabulary."""
+    asked = min(tasks, len(code_tasks()))
     lines = [
         "| tokens | held-out answers longer | programs longer | kept probability "
         "| likeliest token missing | in code | programs run | pass |",
@@ -198,7 +199,7 @@ def table(figures: Mapping[str, Mapping[str, Any]], tasks: int) -> str:
                 *(f"{row[share]:.2%}" for share in ("kept_probability", "missing_all", "missing_code")),
             ]
         lines.append(
-            f"| {' | '.join([format(row['size'], ','), *cells])} | {row['runs']}/{tasks} | {row['passes']}/{tasks} |"
+            f"| {' | '.join([format(row['size'], ','), *cells])} | {row['runs']}/{asked} | {row['passes']}/{asked} |"
         )
     return "\n".join(lines)
 

@@ -8,6 +8,7 @@ Does not know: any single test.
 from __future__ import annotations
 
 import faulthandler
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,14 @@ torch.set_num_threads(1)  # tiny models: several threads only wait for each othe
 def pytest_unconfigure() -> None:
     """A thread that keeps Python from ending is named after a minute, instead of holding CI for hours."""
     faulthandler.dump_traceback_later(60, exit=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _home_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Whoever runs the tests keeps their own teachers and hashes untouched."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POTSTILL_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 from typer.testing import CliRunner
 
 from potstill import cli, pipeline
@@ -152,6 +154,74 @@ def test_ctrl_c_says_how_to_go_on(
     monkeypatch.setattr(cli, "refuse_what_cannot_fit", lambda _: None)
     code, _, error = type_in(monkeypatch, capsys, "run", recipe_file(home))
     assert code == 130 and "goes on where it was" in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_told_in_one_line(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    def fill(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(pipeline, "run_all", fill)
+    monkeypatch.setattr(cli, "refuse_what_cannot_fit", lambda _: None)
+    code, _, said = type_in(monkeypatch, capsys, "run", recipe_file(home))
+    assert code == 1 and "the disk is full" in said and "Traceback" not in said
+    monkeypatch.setattr(pipeline, "run_all", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        type_in(monkeypatch, capsys, "run", recipe_file(home))
+
+
+def test_on_windows_one_line_says_where_to_go(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli.sys, "platform", "win32")
+    code, _, said = type_in(monkeypatch, capsys, "check", recipe_file(home))
+    assert code == 1 and "WSL" in said and len(said.splitlines()) == 1
+
+
+def test_a_run_may_stop_behind_a_stage(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str | None] = []
+    monkeypatch.setattr(pipeline, "run_all", lambda _, until: asked.append(until))
+    monkeypatch.setattr(cli, "refuse_what_cannot_fit", lambda _: None)
+    code, out, error = type_in(monkeypatch, capsys, "run", recipe_file(home), "--until", "vocab")
+    assert (code, asked) == (0, ["vocab"]) and "done as far as vocab" in out and "on this machine: " in error
+    code, _, error = type_in(monkeypatch, capsys, "run", recipe_file(home), "--until", "vocabulary")
+    assert code == 1 and "There is no stage 'vocabulary'" in error
+
+
+def test_other_types_are_exported_when_asked_for(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, asked = Run(home / "run", Recipe(name="x"), home / "home"), []
+    run.keep_recipe()
+    monkeypatch.setattr(pipeline, "run_stage", lambda opened, _: asked.append(opened.recipe.export))
+    code, _, error = type_in(monkeypatch, capsys, "export", run.folder, "--type", "Q4_0", "--type", "Q8_0")
+    assert code == 0, error
+    assert (asked[0].types, asked[0].ship) == (("Q4_0", "Q8_0"), "Q4_0")
+
+
+def test_what_is_finished_needs_no_room(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_: object) -> None:
+        raise Problem("no room", "Free some.")
+
+    monkeypatch.setattr(cli, "refuse_what_cannot_fit", refuse)
+    monkeypatch.setattr(pipeline, "run_all", lambda *_: None)
+    monkeypatch.setattr(cli, "_show_scorecard", lambda *_, **__: None)
+    assert type_in(monkeypatch, capsys, "run", recipe_file(home))[0] == 1
+    finished = [pipeline.StageState(stage.name, "done", {}) for stage in pipeline.STAGES]
+    monkeypatch.setattr(pipeline, "states", lambda _: iter(finished))
+    assert type_in(monkeypatch, capsys, "run", recipe_file(home))[0] == 0
 
 
 def test_a_run_ends_with_scorecard_report_and_chat(

@@ -46,6 +46,13 @@ def main() -> int:
     return 0
 
 
+def at_least_two(text: str) -> int:
+    """The first step warms up and is left out. Raises: ArgumentTypeError where no other one is left."""
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text}: 2 or more")
+    return int(text)
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -54,7 +61,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--run", type=Path, required=True, help="a finished run: its teacher, answers and students")
     parser.add_argument("--out", type=Path, default=Path("runs/peers"), help="environments, results (runs/peers)")
     parser.add_argument("--rounds", type=int, default=3, help="times that everybody is measured (3)")
-    parser.add_argument("--steps", type=int, default=8, help="training steps of the speed part (8)")
+    parser.add_argument("--steps", type=at_least_two, default=8, help="training steps of the speed part, 2 or more (8)")
     parser.add_argument("--minutes", type=float, default=5.0, help="training time of the equal-time part (5)")
     parser.add_argument("--batch", type=int, default=4, help="answers a step, for everybody (4)")
     parser.add_argument("--answers", type=int, default=40, help="answers that the teacher reads, in reading (40)")

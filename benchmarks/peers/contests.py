@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from potstill.models.engine import Threads
 from potstill.problem import Problem
-from potstill.run import Run
+from potstill.run import Run, read_json
 
 from .conducting import RUNNERS, Conductor, Contestant, Job, Result
 from .environments import Unavailable
@@ -224,8 +224,9 @@ class Contests:
         return self.run.stage("distill") / "student"
 
     def _ggufs(self) -> dict[str, Path]:
-        files = sorted(self.run.stage("export").glob("*.gguf"))
-        return {f"potstill, {path.stem.rpartition('-')[2]}": path for path in files}
+        folder = self.run.stage("export")
+        files = sorted(read_json(folder / "report.json")["files"], key=lambda file: str(file["name"]))
+        return {f"potstill, {file['type']}": folder / str(file["name"]) for file in files}
 
     def _questions(self) -> list[str]:
         room = self.run.recipe.evaluate.context - self.choice.new_tokens

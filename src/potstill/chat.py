@@ -141,7 +141,7 @@ def talk(
     conversation = Conversation(models, open_engine, sampling, next(iter(models)), marks or usual_marks(place))
     try:
         if once is not None:
-            conversation.ask(once, _write)
+            conversation.ask(whole_characters(once), _write)
             _write("\n")
         else:
             _loop(conversation)
@@ -207,6 +207,11 @@ def _threads(gguf: Path, wanted: int | None, quick: bool) -> Threads:
     return default_threads(cores) if quick else choose_threads(gguf, cores)
 
 
+def whole_characters(text: str) -> str:
+    """The text without halves of characters, which Python keeps as surrogates and no encoding can write."""
+    return text.encode("utf-8", errors="ignore").decode("utf-8")
+
+
 def _write(piece: str) -> None:
     sys.stdout.write(piece)
     sys.stdout.flush()
@@ -220,13 +225,16 @@ def _loop(conversation: Conversation) -> None:
     while True:
         try:
             line = console.input("[bold cyan]› [/bold cyan]").strip()
+        except UnicodeDecodeError:  # half of a character was deleted, where the terminal counts bytes
+            console.print("(that line is not text)", style="dim")
+            continue
         except (EOFError, KeyboardInterrupt):
             console.print()
             return
         if line == "/quit":
             return
         try:
-            if line:
+            if line := whole_characters(line):
                 _answer(conversation, console, line)
         except Problem as problem:
             console.print(f"{problem}", style="red", markup=False)

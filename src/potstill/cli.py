@@ -7,6 +7,7 @@ Does not know: how anything is done. Heavy imports happen inside the verb that n
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from dataclasses import replace
@@ -42,14 +43,27 @@ def main() -> None:
     """Entry point: every `Problem` becomes one line and exit code 1."""
     bound_product_caches()
     try:
+        if sys.platform == "win32":
+            raise Problem("potstill needs Linux or macOS", "On Windows, run it in WSL: wsl --install")
         app()
     except Problem as problem:
         typer.echo(f"potstill: {problem}", err=True)
+        sys.exit(1)
+    except Exception as error:
+        if not says_disk_full(error):
+            raise
+        typer.echo(f"potstill: the disk is full ({error}). Free some; the same command goes on where it was.", err=True)
         sys.exit(1)
     except SystemExit as left:
         if left.code == INTERRUPTED:
             typer.echo("\npotstill: stopped. The same command goes on where it was.", err=True)
         raise
+
+
+def says_disk_full(error: Exception) -> bool:
+    """Whether that is what went wrong; safetensors tells it in words alone, in an exception of its own."""
+    codes = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", None) in codes or any(f"(os error {code})" in str(error) for code in codes)
 
 
 @app.command()
@@ -79,8 +93,10 @@ def run(
     folder = run or Path("runs") / wanted.name
     opened = Run(folder, wanted, default_home(), _progress())
     names = pipeline.names_until(until)
-    refuse_what_cannot_fit(opened)
-    say_what_it_takes(opened, names)
+    missing = {one.name: one.state for one in pipeline.states(opened) if one.name in names and one.state != "done"}
+    if missing:
+        refuse_what_cannot_fit(opened)
+        say_what_it_takes(opened, missing)
     pipeline.run_all(opened, until)
     if names[-1] != "report":
         typer.echo(f"\n{folder}: done as far as {until}. The same command without --until does the rest.")
@@ -96,16 +112,13 @@ def refuse_what_cannot_fit(opened: Any) -> None:
     refuse(opened.recipe, opened.folder, opened.home)
 
 
-def say_what_it_takes(opened: Any, names: list[str]) -> None:
+def say_what_it_takes(opened: Any, missing: dict[str, str]) -> None:
     """The minutes that a run's missing stages will take here, as `check` predicts them; half a second of probing."""
     from potstill.check import announce
     from potstill.machine import probe
-    from potstill.pipeline import states
 
-    missing = {stage.name: stage.state for stage in states(opened) if stage.name in names and stage.state != "done"}
-    if missing:
-        for line in announce(opened.recipe, probe(0.5), opened.home, missing):
-            opened.progress.say(line)
+    for line in announce(opened.recipe, probe(0.5), opened.home, missing):
+        opened.progress.say(line)
 
 
 @app.command()

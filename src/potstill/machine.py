@@ -150,10 +150,7 @@ def usable_cores(cgroups: Path = CGROUPS) -> int:
 
 
 def available_memory_mb(cgroups: Path = CGROUPS) -> float:
-    """Memory that can be taken without swapping, MB, within every limit of the container.
-
-    Where the system doesn't say (it does on Linux): all memory there is.
-    """
+    """Memory that can be taken without swapping, MB, within every limit of the container."""
     rooms = [room for folder in _cgroup_folders(cgroups) if (room := _room(folder)) is not None]
     return max(0.0, min([_free_memory(), *rooms]) / 1e6)
 
@@ -164,6 +161,11 @@ def disk_free_mb(folder: Path) -> float:
     while not there.exists():
         there = there.parent
     return shutil.disk_usage(there).free / 1e6
+
+
+def folder_bytes(folder: Path) -> int:
+    """What the files below `folder` take; 0 where there is none."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
 def peak_memory_mb() -> float:
@@ -310,7 +312,9 @@ def _free_memory() -> float:
     for line in _read(Path("/proc/meminfo")).splitlines():
         if line.startswith("MemAvailable:"):
             return float(line.split()[1]) * 1024
-    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    import psutil
+
+    return float(psutil.virtual_memory().available)
 
 
 def _room(folder: Path) -> float | None:

@@ -28,6 +28,7 @@ from potstill.problem import Problem
 from potstill.progress import Progress, Silent
 from potstill.recipe import Recipe, validate_recipe
 
+DTYPE = "dtype.json"
 LIBRARIES = ("potstill", "torch", "transformers", "accelerate", "safetensors", "tokenizers", "xllamacpp", "gguf")
 
 
@@ -52,6 +53,16 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: object) -> None:
     """Write JSON a person can read, whole or not at all."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def begun_dtype(folder: Path) -> str:
+    """The number format that the work in `folder` began with: the probe may answer otherwise after a kill."""
+    from potstill.machine import fastest_dtype
+
+    note = folder / DTYPE
+    if not note.exists():
+        write_json(note, fastest_dtype())
+    return str(read_json(note))
 
 
 def read_json(path: Path) -> Any:

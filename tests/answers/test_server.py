@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,11 +13,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from answers.fakes import own, run_with
 from potstill.answers import read_answers, server, ship, write_answers
+from potstill.models.engine import Sampling
 from potstill.problem import Problem
-from potstill.recipe import with_server
+from potstill.recipe import AnswersSection, with_server
 from potstill.run import Run, read_json
 
 
@@ -138,3 +142,19 @@ def test_of_several_models_one_is_named(tmp_path: Path, stand_in: StandIn) -> No
 def test_addresses_that_are_none(address: str) -> None:
     with pytest.raises(Problem, match="is not a server's address"):
         server.Connection(address)
+
+
+def test_whoever_breaks_off_waits_for_nobody(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    """A server that says nothing for minutes is left at once, and not asked again."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/v1#m"
+        settings = AnswersSection.model_validate({"slots": 2})
+        sampling = Sampling(temperature=0.0, top_p=1.0, top_k=1, seed=0, max_tokens=4, repeat_penalty=1.0)
+        replies = server.Server(address, tiny_tokenizer, settings).write(own(3), sampling, [0, 1, 2])
+        threading.Timer(0.2, lambda: signal.raise_signal(signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            next(replies)
+        for thread in threading.enumerate():
+            if thread.name.startswith("potstill-server"):
+                thread.join(30)
+                assert not thread.is_alive()

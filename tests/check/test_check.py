@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from potstill import check
+from potstill.check.cost import run_megabytes, take_stock
 from potstill.machine import Machine
 from potstill.problem import Problem
 from potstill.prompts import golden
@@ -108,6 +109,19 @@ def test_a_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(check, "disk_free_mb", lambda _: 100.0)
     with pytest.raises(Problem, match=r"0\.1 GB free, .* GB needed\. Free some, or give another --run"):
         check.refuse(recipe_with(), tmp_path / "runs" / "x", tmp_path / "home")
+
+
+def test_what_a_run_has_written_already_needs_no_more_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, small = tmp_path / "runs" / "x", recipe_with(prune={"layers": 1, "ffn": 32})
+    needed = run_megabytes(take_stock(small, NOWHERE))
+    monkeypatch.setattr(check, "disk_free_mb", lambda place: needed - 1 if place == tmp_path else 1e9)
+    (tmp_path / "home").mkdir()
+    with pytest.raises(Problem, match="GB needed"):
+        check.refuse(small, folder, tmp_path / "home")
+    (folder / "signals.partial").mkdir(parents=True)
+    (folder / "signals.partial" / "shard").write_bytes(bytes(2_000_000))
+    monkeypatch.setattr(check, "disk_free_mb", lambda place: needed - 1 if place == folder else 1e9)
+    check.refuse(small, folder, tmp_path / "home")
 
 
 def test_a_full_home_is_refused_unless_the_teacher_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,7 +115,8 @@ def test_rewards_are_clipped(
     found = one.end()["consistency"]
     assert found["similarity_before"] > 0.7
     assert found["reward_before"] == pytest.approx(0.5)
-    freer = companion(tiny_model, tiny_tokenizer, alike, tmp_path / "..", clip=1.0)
+    (tmp_path / "again").mkdir()
+    freer = companion(tiny_model, tiny_tokenizer, alike, tmp_path / "again", clip=1.0)
     freer.begin_step(0, 0.0)
     assert set(freer.losses()) == {"consistency"}
 

@@ -118,7 +118,8 @@ def test_share_is_a_chance_and_the_step_decides(
     own = np.array([text != "None" for step in whole for text in step])
     assert 0.17 < own.mean() < 0.33
     assert one.end()["on_policy"]["micro_batches"] == own.sum()
-    again = companion(tiny_model, tiny_tokenizer, tmp_path / "..", every=1000, share=0.25)
+    (tmp_path / "again").mkdir()
+    again = companion(tiny_model, tiny_tokenizer, tmp_path / "again", every=1000, share=0.25)
     drawn(again, 0)
     assert [drawn(again, step) for step in (40, 41)] == whole[40:42]
     never = companion(tiny_model, tiny_tokenizer, tmp_path, share=0.0)

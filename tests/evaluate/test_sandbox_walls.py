@@ -213,8 +213,10 @@ class TestReach:
                     subprocess.run(command, stdin=subprocess.DEVNULL, timeout=3)
                 except OSError:
                     pass
+            print("tried")
         """
-        assert "0" not in run(source).stdout.split()
+        found = run(source)
+        assert found.stdout.endswith("tried\n") and "0" not in found.stdout.split()
 
     def test_a_false_report_is_not_believed(self) -> None:
         source = """

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from potstill.models.batch_writing import Written
 from potstill.models.bulk import BulkWriter
 from potstill.models.conversation import messages, question_ids
 from potstill.models.engine import Sampling
@@ -73,3 +74,15 @@ def test_nothing_is_written_behind_a_token_that_holds_the_stop_text(
     whole = dict(writer.batch([messages("hello")], GREEDY))[0]
     first = tiny_tokenizer.decode(tiny_tokenizer(whole.text, add_special_tokens=False)["input_ids"][0])
     assert dict(writer.batch([messages("hello")], replace(GREEDY, stop=(first,))))[0].tokens == 1
+
+
+def test_a_character_that_was_cut_in_half_is_left_out(
+    tiny_model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    writer = BulkWriter(tiny_model, tiny_tokenizer)
+    whole = tiny_tokenizer("ok 龘", add_special_tokens=False)["input_ids"]  # no token holds so rare a character
+    assert writer._reply(Written(whole, True), 1, 0.0, ()).text == "ok 龘"
+    assert [writer._reply(Written(whole[:-1], ended), 1, 0.0, ()).text for ended in (False, True)] == [
+        "ok ",
+        "ok \ufffd",
+    ]

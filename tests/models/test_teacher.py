@@ -221,7 +221,8 @@ def test_a_repository_is_fetched_once_and_known_before_and_after(
     tiny_checkpoint: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digest = sha256_of(tiny_checkpoint / "model.safetensors")
-    listing = Listing("a/b", "f" * 40, "mit", (RemoteFile("model.safetensors", 10, digest, "sha256"),))
+    template = RemoteFile("chat_template.jinja", 10, "c" * 40, "git")
+    listing = Listing("a/b", "f" * 40, "mit", (RemoteFile("model.safetensors", 10, digest, "sha256"), template))
 
     def fetch(_: Listing, target: Path, folder: Path, progress: Progress) -> None:
         shutil.copytree(tiny_checkpoint, target)
@@ -232,7 +233,7 @@ def test_a_repository_is_fetched_once_and_known_before_and_after(
 
     found = find_teacher("a/b", home, Silent())
 
-    assert found.sha256 == before == combined_hash({"model.safetensors": digest})
+    assert found.sha256 == before == combined_hash({"model.safetensors": digest, "chat_template.jinja": "c" * 40})
     assert (found.name, found.licence) == ("b", "mit")
     assert "f" * 40 in found.source
     refuse_work(monkeypatch)

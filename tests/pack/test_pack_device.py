@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from potstill.pack import device, install
-from potstill.pack.device import FASTER, NEEDED, TOKENS, check_device, features_in_use, missing, processor_flags
+from potstill.pack.device import (
+    FASTER,
+    NEEDED,
+    TOKENS,
+    check_device,
+    features_in_use,
+    missing,
+    processor_flags,
+    refuse_processor,
+)
 from potstill.problem import Problem
 from potstill.progress import Silent
 
@@ -109,3 +118,17 @@ def test_the_published_wheel_uses_what_is_said_to_be_needed() -> None:
     words = {flag.upper() for flag in NEEDED.get(device.platform.machine(), ()) if flag != "asimd"}
     assert words <= set(features_in_use())
     assert not set(FASTER.values()) & set(features_in_use())
+
+
+def test_a_processor_that_lacks_what_the_wheel_needs_is_tried_before_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = tmp_path / "cpuinfo"
+    old.write_text("flags\t: fpu sse2\n", encoding="utf-8")
+    monkeypatch.setattr(device.platform, "machine", lambda: "x86_64")
+    refuse_processor(old)  # here llama.cpp runs, whatever that file says: a build made for such a machine passes
+    monkeypatch.setattr(device, "TRIAL", "import os, signal; os.kill(os.getpid(), signal.SIGILL)")
+    with pytest.raises(Problem, match="does not run on this processor, which has no avx2"):
+        refuse_processor(old)
+    old.write_text("flags\t: avx2 fma f16c bmi2\n", encoding="utf-8")
+    refuse_processor(old)

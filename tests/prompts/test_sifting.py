@@ -69,6 +69,14 @@ def test_golden_prompt_stays_whatever_it_is_like() -> None:
     assert reasons(dropped) == [("near", "golden"), ("exact", "golden")]
 
 
+def test_a_golden_prompt_that_holds_what_the_user_holds_out_goes() -> None:
+    golden = prompt("golden", f"请一步一步地想，再回答下面这个问题，不要超过三句话：{TOMATO}谢谢！", "train", GOLDEN)
+    own = prompt("a", TOMATO, "held-out")
+    kept, dropped = sifted([golden, own])
+    assert kept == [own]
+    assert reasons(dropped) == [("overlap", HELD_OUT)]
+
+
 @given(
     st.lists(
         st.tuples(st.text("ab", min_size=1, max_size=9), st.sampled_from(["train", "held-out"]), st.booleans()),
@@ -92,7 +100,7 @@ def test_what_stays_is_apart(rows: list[tuple[str, Split, bool]], away: list[str
             theirs = grams(other.text)
             assert jaccard(len(mine & theirs), len(mine), len(theirs)) <= threshold
         if one.split == "train":
-            for text in away:
+            for text in (*away, *(other.text for other in kept if other.split == "held-out")):
                 assert containment(len(mine & grams(text)), len(mine), len(grams(text))) <= threshold
 
 

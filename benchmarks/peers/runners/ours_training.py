@@ -40,7 +40,7 @@ def main(job: Job, teller: Teller) -> None:
     store = SignalStore(Path(job["store"]), "train")
     recipe = validate_recipe(read_json(Path(job["recipe"])), job["recipe"])
     recipe = recipe.model_copy(update={"seed": job["seed"], "distill": plain_section(job)})
-    arguments = training_arguments(recipe, folder)
+    arguments = training_arguments(recipe, folder, 1.0)
     if job["minutes"] is None:
         arguments = replace(arguments, max_steps=job["steps"])
     lengths = lengths_in_order(store, recipe)

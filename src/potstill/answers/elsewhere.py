@@ -17,6 +17,7 @@ from potstill.answers.answer import Answer
 from potstill.answers.settings import answer_seed, sampling_for, sampling_of, settings_of
 from potstill.answers.writers import Writer, open_writer
 from potstill.engines import Worker
+from potstill.machine import fastest_dtype
 from potstill.problem import Problem
 from potstill.progress import Silent
 from potstill.prompts import Prompt
@@ -61,7 +62,7 @@ class Elsewhere:
     def __call__(self) -> Iterator[Worker[Sequence[Prompt], Answer]]:
         """A worker. Raises: Problem where this machine's teacher is another one."""
         teacher = same_teacher(self.teacher, self.sha256, self.home)
-        with open_writer(teacher, self.settings, self.wanted, dtype=self.dtype) as writer:
+        with open_writer(teacher, self.settings, self.wanted, begun=lambda: self.dtype or fastest_dtype()) as writer:
             yield worker(writer, self.settings, self.seed)
 
 

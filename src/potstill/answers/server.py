@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import replace
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import TYPE_CHECKING, Any
@@ -45,6 +48,8 @@ class Connection:
 
     def __init__(self, address: str) -> None:
         """Raises: Problem where `address` is not an http address of a server."""
+        self._over = threading.Event()
+        self._open: set[HTTPConnection] = set()
         parts = urlsplit(address)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
             raise Problem(f"{address} is not a server's address", f"Write it like http://host:8000/v1; a key: {KEY}.")
@@ -68,12 +73,14 @@ class Connection:
                 return self._parsed(content)
             if status not in BUSY | {0} or not left:
                 raise self._problem(status, content)
-            time.sleep(min(wait if wait is not None else pause, LONGEST_PAUSE_S))
+            if self._over.wait(min(wait if wait is not None else pause, LONGEST_PAUSE_S)):
+                raise self._problem(0, b"broken off")
             pause *= 2
         raise AssertionError("unreachable")
 
     def _once(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, float | None, bytes]:
         connection = self._kind(self._host, timeout=TIMEOUT_S)
+        self._open.add(connection)
         try:
             content = None if body is None else json.dumps(body).encode()
             connection.request(method, self._path + path, content, self._headers)
@@ -81,7 +88,16 @@ class Connection:
             wait = response.headers.get("Retry-After", "")
             return response.status, float(wait) if wait.isdigit() else None, response.read(LARGEST_REPLY)
         finally:
+            self._open.discard(connection)
             connection.close()
+
+    def break_off(self) -> None:
+        """Ask nothing more, and let go of what is being waited for."""
+        self._over.set()
+        for connection in list(self._open):
+            if connection.sock is not None:
+                with suppress(OSError):
+                    connection.sock.shutdown(socket.SHUT_RDWR)
 
     def _parsed(self, content: bytes) -> Any:
         try:
@@ -139,6 +155,9 @@ class Server:
         try:
             for future in as_completed(asked):
                 yield asked[future], future.result()
+        except BaseException:
+            self._connection.break_off()
+            raise
         finally:
             crew.shutdown(wait=False, cancel_futures=True)
 

@@ -7,7 +7,7 @@ Does not know: files, which answers there are already beyond their prompts' ids.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -99,14 +99,18 @@ class Together:
 
 @contextmanager
 def open_writer(
-    teacher: Teacher, settings: AnswersSection, wanted: int, window: int | None = None, dtype: str | None = None
+    teacher: Teacher,
+    settings: AnswersSection,
+    wanted: int,
+    window: int | None = None,
+    begun: Callable[[], str] = fastest_dtype,
 ) -> Iterator[Writer]:
     """Load what the recipe asks for.
 
     Args:
         wanted: answers to write, those of an earlier, killed process included.
         window: prompts that llama.cpp is handed at a time.
-        dtype: what PyTorch computes in; measured where it is not given.
+        begun: says what PyTorch computes in, if it is asked at all.
     """
     if settings.writer == "together" or (settings.writer == "fastest" and wanted >= A_FEW):
         import torch
@@ -114,7 +118,7 @@ def open_writer(
         from potstill.models.bulk import BulkWriter
         from potstill.models.teacher import load_model, load_tokenizer
 
-        dtype = dtype or fastest_dtype()
+        dtype = begun()
         model = load_model(teacher.checkpoint, getattr(torch, dtype))
         yield Together(BulkWriter(model, load_tokenizer(teacher.checkpoint)), dtype)
         return

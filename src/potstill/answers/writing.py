@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from potstill.progress import Progress
 from potstill.prompts import Prompt, read_prompts
 from potstill.prompts.prompt import GOLDEN, is_made_up
 from potstill.recipe import AnswersSection
-from potstill.run import Run, write_json
+from potstill.run import Run, begun_dtype, write_json
 
 if TYPE_CHECKING:
     from potstill.models.teacher import Teacher
@@ -67,7 +68,7 @@ def write_answers(run: Run, folder: Path, engine: str = LOCAL) -> None:
     work = _shipped(run, prompts, teacher)
     left = [prompt for prompt in prompts if prompt.id not in work.answers]
     if left:
-        _answer_the_rest(run, teacher, left, engine, log, work)
+        _answer_the_rest(run, folder, teacher, left, engine, log, work)
     answers = [work.answers[prompt.id] for prompt in prompts if prompt.id in work.answers]
     empty = [answer.prompt.id for answer in answers if not answer.text.strip()]
     answers = [answer for answer in answers if answer.text.strip()]
@@ -98,11 +99,11 @@ def _shipped(run: Run, prompts: Sequence[Prompt], teacher: Teacher) -> Work:
 
 
 def _answer_the_rest(
-    run: Run, teacher: Teacher, left: Sequence[Prompt], engine: str, log: AnswerLog, work: Work
+    run: Run, folder: Path, teacher: Teacher, left: Sequence[Prompt], engine: str, log: AnswerLog, work: Work
 ) -> None:
     settings, seed = run.recipe.answers, run.recipe.seed
     wanted = sum(prompt.given is None for prompt in left)
-    with _writer(teacher, settings, wanted, SENT_WINDOW if engine == RAY else None) as writer:
+    with _writer(teacher, settings, wanted, SENT_WINDOW if engine == RAY else None, folder) as writer:
         asked = _measure(writer, left, settings, run.progress, work)
         if work.too_long and not run.recipe.prompts.skip_bad:
             raise _too_long_problem(work.too_long, settings)
@@ -116,9 +117,11 @@ def _answer_the_rest(
 
 
 @contextmanager
-def _writer(teacher: Teacher, settings: AnswersSection, wanted: int, window: int | None) -> Iterator[Writer]:
+def _writer(
+    teacher: Teacher, settings: AnswersSection, wanted: int, window: int | None, folder: Path
+) -> Iterator[Writer]:
     if settings.server is None:
-        with open_writer(teacher, settings, wanted, window) as writer:
+        with open_writer(teacher, settings, wanted, window, partial(begun_dtype, folder)) as writer:
             yield writer
         return
     from potstill.answers.server import Server

@@ -21,8 +21,9 @@ from potstill.check.cost import (
     take_stock,
 )
 from potstill.evaluate.contest import require_other
-from potstill.machine import Machine, available_memory_mb, disk_free_mb
+from potstill.machine import Machine, available_memory_mb, disk_free_mb, folder_bytes
 from potstill.models.teacher import require_teacher
+from potstill.pack.device import refuse_processor
 from potstill.problem import Problem
 from potstill.recipe import Recipe
 
@@ -114,7 +115,7 @@ def _saving(job: Job, machine: Machine) -> str | None:
 
 
 def refuse(recipe: Recipe, folder: Path, home: Path) -> None:
-    """Raises: Problem where a file or a model is missing, or where disk or memory cannot hold the run."""
+    """Raises: Problem where a file or a model is missing, or where disk or memory cannot hold what the run lacks."""
     sets, guard = [file.path for file in recipe.evaluate.files], recipe.export.guard_tokens
     asked = [file.path for file in recipe.prompts.files]
     for path in (*asked, *recipe.vocab.texts, *recipe.prune.texts, *sets, *([guard] if guard else [])):
@@ -124,12 +125,13 @@ def refuse(recipe: Recipe, folder: Path, home: Path) -> None:
         require_teacher(model)
     for other in recipe.evaluate.against:
         require_other(other)
+    refuse_processor()
     job = take_stock(recipe, home)
     place = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
     store = next(parent for parent in (home, *home.resolve().parents) if parent.exists())
     have = any((home / "teachers").glob("*/checkpoint"))
     for where, needed, remedy in (
-        (place, run_megabytes(job), "Free some, or give another --run."),
+        (place, run_megabytes(job) - folder_bytes(folder) / 1e6, "Free some, or give another --run."),
         (store, 0.0 if have else 2500.0, "Free some, or set POTSTILL_HOME to another disk."),
     ):
         if disk_free_mb(where) < needed:

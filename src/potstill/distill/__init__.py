@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from potstill.distill import ranks
 from potstill.progress import Task
-from potstill.run import Run, read_json, write_json
+from potstill.run import Run, begun_dtype, read_json, write_json
 from potstill.storage import storage_of
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ def _precision(recipe: Recipe, folder: Path) -> str:
             "gradients under 6e-8 vanish",
             'Use "bfloat16", which has the range of float32, or "fastest".',
         )
-    return ranks.agreed(partial(_number_format, folder)) if wanted == "fastest" else wanted
+    return ranks.agreed(partial(begun_dtype, folder)) if wanted == "fastest" else wanted
 
 
 def _dtype(arguments: TrainingArguments) -> torch.dtype:
@@ -270,16 +270,6 @@ def _dtype(arguments: TrainingArguments) -> torch.dtype:
     if arguments.bf16:
         return torch.bfloat16
     return torch.float16 if arguments.fp16 else torch.float32
-
-
-def _number_format(folder: Path) -> str:
-    """The format this training began with: the probe may answer otherwise after a kill."""
-    from potstill.machine import fastest_dtype
-
-    note = folder / "dtype.json"
-    if not note.exists():
-        write_json(note, fastest_dtype())
-    return str(read_json(note))
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -18,6 +18,9 @@ from potstill.models.batch_writing import Written, batches, write_together
 from potstill.models.conversation import conversation_ids, text_ids
 from potstill.models.engine import Messages, Reply, Sampling, derive_seed
 
+REPLACEMENT = "\ufffd"
+"""What decoding gives for bytes that are no character."""
+
 
 class BulkWriter:
     """A loaded model that writes many answers at once.
@@ -81,6 +84,8 @@ class BulkWriter:
 
     def _reply(self, written: Written, prompt_tokens: int, seconds: float, stop: tuple[str, ...]) -> Reply:
         text = str(self.tokenizer.decode(written.ids, skip_special_tokens=True))
+        if not written.ended:
+            text = text.rstrip(REPLACEMENT)  # a character whose last bytes were still to come
         cut = min([place for end in stop if (place := text.find(end)) >= 0], default=len(text))
         return Reply(
             text=text[:cut],

@@ -20,9 +20,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from potstill.machine import folder_bytes
 from potstill.models.catalogue import Entry, HubFile
 from potstill.models.download import Unavailable, require_space, unwritable, verify
-from potstill.models.identity import sha256_of
+from potstill.models.identity import SMALL_FILES, combined_hash, sha256_of
 from potstill.problem import Problem
 from potstill.progress import Progress, Task
 
@@ -59,6 +60,12 @@ class Listing:
     def size(self) -> int:
         """Bytes of all files together."""
         return sum(file.size for file in self.files)
+
+    @property
+    def identity(self) -> str:
+        """One hash for all weights and for what else changes what the checkpoint says, before any of it is fetched."""
+        telling = {file.name: file.digest for file in self.files if file.name in SMALL_FILES}
+        return combined_hash(self.weights | telling)
 
     @property
     def weights(self) -> dict[str, str]:
@@ -127,7 +134,7 @@ def fetch_repository(listing: Listing, target: Path, folder: Path, progress: Pro
     """
     from huggingface_hub import hf_hub_url
 
-    require_space(folder, listing.size, f"Fetching {listing.repository}")
+    require_space(folder, listing.size - folder_bytes(folder), f"Fetching {listing.repository}")
     complete = folder / listing.revision
     complete.mkdir(parents=True, exist_ok=True)
     for file in listing.files:

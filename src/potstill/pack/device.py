@@ -13,6 +13,8 @@ from __future__ import annotations
 import ctypes
 import platform
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +33,11 @@ from potstill.run import describe_machine
 TOKENS = 16
 QUESTION = "请用一句话介绍你自己。Introduce yourself in one sentence."
 CPUINFO = Path("/proc/cpuinfo")
+TRIAL = (
+    "import numpy; from potstill.models.quantise import quantise_rows; "
+    "quantise_rows(numpy.ones((32, 512), 'float32'), 'Q4_0')"
+)
+"""A little of llama.cpp's own arithmetic."""
 NEEDED = {"x86_64": ("avx2", "fma", "f16c", "bmi2"), "aarch64": ("asimd",)}
 """Linux' names of what the published wheels' code takes for granted."""
 FASTER = {"avx512f": "AVX512", "avx_vnni": "AVX_VNNI", "asimddp": "DOTPROD", "i8mm": "MATMUL_INT8", "sve": "SVE"}
@@ -144,10 +151,23 @@ def missing(flags: frozenset[str], machine: str) -> Sequence[str]:
     return [flag for flag in NEEDED.get(machine, ()) if flags and flag not in flags]
 
 
+def refuse_processor(cpuinfo: Path = CPUINFO) -> None:
+    """Raises: Problem where llama.cpp does not run on this processor; a build made for it passes.
+
+    Tried in a process of its own, and only where the processor lacks what the published wheel takes for granted.
+    """
+    if lacking := missing(processor_flags(cpuinfo), platform.machine()):
+        tried = subprocess.run([sys.executable, "-c", TRIAL], capture_output=True, check=False)
+        if tried.returncode < 0:  # a signal: an instruction that this processor does not know
+            raise _does_not_run(lacking)
+
+
 def _explained(problem: Problem, flags: frozenset[str]) -> Problem:
     lacking = missing(flags, platform.machine())
-    if not lacking:
-        return problem
+    return _does_not_run(lacking) if lacking else problem
+
+
+def _does_not_run(lacking: Sequence[str]) -> Problem:
     return Problem(
         f"llama.cpp's wheel does not run on this processor, which has no {', '.join(lacking)}",
         "Build it here: pip install --no-binary xllamacpp xllamacpp; or take llama.cpp's own programs (RUN.md).",

@@ -71,6 +71,11 @@ def sift(
             stayed.add(prompt.id, found)
             if prompt.split == "held-out":
                 guard.add(HELD_OUT, found)
+    # Golden training prompts came before what the user holds out: near ones stayed in its place, but none may hold it.
+    for place in [one for one in kept if prompts[one].split == "train" and prompts[one].source == GOLDEN]:
+        if held_set := guard.find(ranks.of(prompts[place].text), containment):
+            kept.remove(place)
+            dropped.append(Dropped(prompts[place].source, "overlap", held_set))
     return [prompts[place] for place in sorted(kept)], dropped
 
 

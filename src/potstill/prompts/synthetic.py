@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from jinja2 import TemplateError
 
-from potstill.machine import fastest_dtype
 from potstill.notebook import Notebook
 from potstill.problem import Problem
 from potstill.progress import Progress
@@ -35,7 +34,7 @@ from potstill.prompts.prompt import SYNTHETIC, Prompt
 from potstill.prompts.sifting import Dropped
 from potstill.recipe import Recipe
 from potstill.recipe.synthetic import SyntheticKind, SyntheticSection
-from potstill.run import Run, digest, write_text
+from potstill.run import Run, begun_dtype, digest, write_text
 
 if TYPE_CHECKING:
     from potstill.models.engine import Messages, Reply, Sampling
@@ -133,7 +132,7 @@ def make_up(run: Run, folder: Path, sieve: Sieve) -> Made:
     teacher = find_teacher(run.recipe.teacher.model, run.home, run.progress)
     tokenizer = load_tokenizer(teacher.checkpoint)
     slots = open_slots(lambda turns: templated(tokenizer, turns), settings.kinds)
-    scribe = _Scribe(run, slots, cache(lambda: _writer(teacher)), folder / UNFINISHED, shipped(teacher.sha256))
+    scribe = _Scribe(run, slots, cache(lambda: _writer(teacher, folder)), folder / UNFINISHED, shipped(teacher.sha256))
     attempts, made = list[Attempt](), Made((), [], [])
     while places := next_round(settings, made):
         attempts += scribe.attempts(places)
@@ -142,13 +141,13 @@ def make_up(run: Run, folder: Path, sieve: Sieve) -> Made:
     return made
 
 
-def _writer(teacher: Teacher) -> Writer:
+def _writer(teacher: Teacher, folder: Path) -> Writer:
     import torch
 
     from potstill.models.bulk import BulkWriter
     from potstill.models.teacher import load_model, load_tokenizer
 
-    model = load_model(teacher.checkpoint, getattr(torch, fastest_dtype()))
+    model = load_model(teacher.checkpoint, getattr(torch, begun_dtype(folder)))
     return BulkWriter(model, load_tokenizer(teacher.checkpoint))
 
 

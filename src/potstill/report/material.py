@@ -14,6 +14,7 @@ from typing import Any
 
 from potstill.evaluate.gates import as_rows, judge
 from potstill.evaluate.scorecard import read_measures
+from potstill.machine import folder_bytes
 from potstill.run import Run, read_json
 
 STAGES = ("prompts", "answers", "vocab", "signals", "prune", "distill", "export", "evaluate")
@@ -62,7 +63,7 @@ def read_material(run: Run) -> Material:
         failures=_optional(evaluated / "failures.json", []),
         gates=_gates(run),
         steps=_read_lines(run.folder / "distill" / "log.jsonl"),
-        bytes={name: _folder_bytes(run.folder / name) for name in _in_order(finished)},
+        bytes={name: folder_bytes(run.folder / name) for name in _in_order(finished)},
     )
 
 
@@ -92,7 +93,3 @@ def _read_lines(path: Path) -> list[Json]:
         if isinstance(line, dict):
             lines.append(line)
     return lines
-
-
-def _folder_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())

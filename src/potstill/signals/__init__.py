@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from potstill.answers import Answer, read_answers
 from potstill.engines import LOCAL, Worker, results
 from potstill.problem import Problem
-from potstill.run import Run, read_json, write_json
+from potstill.run import DTYPE, Run, begun_dtype, write_json
 from potstill.storage import storage_of
 from potstill.vocab.binding import FILE as BINDING
 from potstill.vocab.binding import Binding
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["teach", "verify"]
 
 SPLITS = ("train", "held-out")
-DTYPE, BEGUN = "dtype.json", "begun"
+BEGUN = "begun"
 """The number format in which the teacher is read, and the name under which it is kept in storage."""
 
 
@@ -196,17 +196,13 @@ def _open_source(run: Run, folder: Path) -> Source:
     import torch
     from safetensors.torch import save_file
 
-    from potstill.machine import fastest_dtype
     from potstill.models.anatomy import head_weight
     from potstill.models.teacher import find_teacher, load_model
     from potstill.signals.collect import Source
 
     teacher = find_teacher(run.recipe.teacher.model, run.home, run.progress)
-    # The probe may answer differently after a kill, and one store must not mix two dtypes.
-    note = folder / DTYPE
-    if not note.exists():
-        write_json(note, fastest_dtype())
-    model = load_model(teacher.checkpoint, getattr(torch, read_json(note)))
+    # One store must not mix two.
+    model = load_model(teacher.checkpoint, getattr(torch, begun_dtype(folder)))
     kept = _kept(run, head_weight(model).detach())
     if not (folder / "head.safetensors").exists():
         save_file({"head": kept.head, **kept.binding}, folder / "head.tmp")
