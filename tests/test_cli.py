@@ -151,7 +151,7 @@ def test_ctrl_c_says_how_to_go_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline, "run_all", stop)
-    monkeypatch.setattr(cli, "refuse_what_cannot_fit", lambda _: None)
+    monkeypatch.setattr(cli, "refuse_what_cannot_fit", lambda *_: None)
     code, _, error = type_in(monkeypatch, capsys, "run", recipe_file(home))
     assert code == 130 and "goes on where it was" in error and "Traceback" not in error
 
@@ -170,7 +170,7 @@ def test_a_full_disk_is_told_in_one_line(
         raise error
 
     monkeypatch.setattr(pipeline, "run_all", fill)
-    monkeypatch.setattr(cli, "refuse_what_cannot_fit", lambda _: None)
+    monkeypatch.setattr(cli, "refuse_what_cannot_fit", lambda *_: None)
     code, _, said = type_in(monkeypatch, capsys, "run", recipe_file(home))
     assert code == 1 and "the disk is full" in said and "Traceback" not in said
     monkeypatch.setattr(pipeline, "run_all", lambda *_: 1 / 0)
@@ -190,8 +190,11 @@ def test_a_run_may_stop_behind_a_stage(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[str | None] = []
+    from potstill import machine
+
+    monkeypatch.setattr(machine, "probe", lambda *_: machine.Machine(2, 1e9, 1e9, 10.0, 10.0, 10.0))
     monkeypatch.setattr(pipeline, "run_all", lambda _, until: asked.append(until))
-    monkeypatch.setattr(cli, "refuse_what_cannot_fit", lambda _: None)
+    monkeypatch.setattr(cli, "refuse_what_cannot_fit", lambda *_: None)
     code, out, error = type_in(monkeypatch, capsys, "run", recipe_file(home), "--until", "vocab")
     assert (code, asked) == (0, ["vocab"]) and "done as far as vocab" in out and "on this machine: " in error
     code, _, error = type_in(monkeypatch, capsys, "run", recipe_file(home), "--until", "vocabulary")
@@ -212,7 +215,7 @@ def test_other_types_are_exported_when_asked_for(
 def test_what_is_finished_needs_no_room(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(_: object) -> None:
+    def refuse(*_: object) -> None:
         raise Problem("no room", "Free some.")
 
     monkeypatch.setattr(cli, "refuse_what_cannot_fit", refuse)
@@ -238,7 +241,7 @@ def test_a_run_ends_with_scorecard_report_and_chat(
         write_json(run.folder / "evaluate" / "scorecard.json", card)
 
     monkeypatch.setattr(pipeline, "run_all", work)
-    monkeypatch.setattr(cli, "refuse_what_cannot_fit", lambda _: None)
+    monkeypatch.setattr(cli, "refuse_what_cannot_fit", lambda *_: None)
     code, out, error = type_in(monkeypatch, capsys, "run", recipe_file(home), "--run", "here", "--budget", "90s")
     assert code == 0, error
     assert seen[0].folder == Path("here") and seen[0].recipe.distill.budget_minutes == 1.5

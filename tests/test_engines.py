@@ -133,7 +133,7 @@ def test_answers_and_signals_are_those_of_one_process(
     cluster: None, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("potstill.models.batch_writing.MOST_TEXTS", 4)  # three units
-    monkeypatch.setattr("potstill.answers.writers.fastest_dtype", lambda: "float32")  # a probe: not twice the same
+    monkeypatch.setattr("potstill.machine.fastest_dtype", lambda: "float32")  # a probe: not twice the same
     answers = made(run, "answers", write_answers, LOCAL)
     assert made(run, "answers", write_answers, RAY) == answers
     assert read_json(run.stage("answers") / "report.json")["engine"] == RAY

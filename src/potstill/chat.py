@@ -227,6 +227,8 @@ def _loop(conversation: Conversation) -> None:
             line = console.input("[bold cyan]› [/bold cyan]").strip()
         except UnicodeDecodeError:  # half of a character was deleted, where the terminal counts bytes
             console.print("(that line is not text)", style="dim")
+            if not sys.stdin.isatty():  # it would be read for ever
+                return
             continue
         except (EOFError, KeyboardInterrupt):
             console.print()

@@ -1,7 +1,8 @@
 """The command line: arguments in, words for people out.
 
 In:  what was typed.
-Out: exit code 0 (done), 1 (something went wrong, one line says what), 2 (usage, or a gate was missed).
+Out: exit code 0 (done), 1 (something went wrong, one line says what), 2 (usage, or a gate was missed),
+     3 (a gate is undecided), 130 (Ctrl-C).
 Does not know: how anything is done. Heavy imports happen inside the verb that needs them.
 """
 
@@ -93,9 +94,10 @@ def run(
     folder = run or Path("runs") / wanted.name
     opened = Run(folder, wanted, default_home(), _progress())
     names = pipeline.names_until(until)
-    missing = {one.name: one.state for one in pipeline.states(opened) if one.name in names and one.state != "done"}
+    found = {stage.name: stage.state for stage in pipeline.states(opened)}
+    missing = {name: state for name, state in found.items() if name in names and state != "done"}
     if missing:
-        refuse_what_cannot_fit(opened)
+        refuse_what_cannot_fit(opened, [name for name, state in found.items() if state == "done"])
         say_what_it_takes(opened, missing)
     pipeline.run_all(opened, until)
     if names[-1] != "report":
@@ -105,11 +107,11 @@ def run(
     typer.echo(f"\nReport:  {folder / 'report' / 'report.html'}\nChat:    potstill chat {folder}")
 
 
-def refuse_what_cannot_fit(opened: Any) -> None:
+def refuse_what_cannot_fit(opened: Any, done: list[str]) -> None:
     """Stop before any work where disk or memory cannot hold the run. Raises: Problem."""
     from potstill.check import refuse
 
-    refuse(opened.recipe, opened.folder, opened.home)
+    refuse(opened.recipe, opened.folder, opened.home, done)
 
 
 def say_what_it_takes(opened: Any, missing: dict[str, str]) -> None:
@@ -172,7 +174,7 @@ def teachers(as_json: Json = False) -> None:
 
 @app.command()
 def status(run: RunFolder, as_json: Json = False) -> None:
-    """Which stages are done, stale, begun or missing.  Example:  potstill status runs/demo"""
+    """Which stages are done, stale, partial or missing.  Example:  potstill status runs/demo"""
     from potstill import pipeline
     from potstill.run import open_run
 
@@ -195,7 +197,7 @@ def _stage_command(name: str, text: str) -> None:
     app.command(name, help=f"{text}\n\nExample:  potstill {name} runs/demo")(command)
 
 
-_stage_command("prompts", "Collect the prompts: the golden 200 and your own; duplicates and overlaps are dropped.")
+_stage_command("prompts", "Collect the prompts: golden, your own, the teacher's; duplicates and overlaps are dropped.")
 _stage_command("vocab", "Choose the student's vocabulary, a merge-closed subset of the teacher's.")
 _stage_command("prune", "Cut the student from the teacher and heal it in closed form.")
 _stage_command("distill", "Train the student on the teacher's signals.")

@@ -197,7 +197,7 @@ def soak(
 ) -> None:
     """Hold conversations at random for hours, and see whether memory grows. Ctrl-C ends it with what was seen.
 
-    The exit code is 0 where nothing failed and no growth was shown, else 1.
+    The exit code is 0 where nothing failed and no growth was shown, else 1 (too few conversations to tell, too).
     Example:  potstill soak runs/demo --hours 0.5
     """
     from potstill.chat import find_models

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -165,7 +166,12 @@ def disk_free_mb(folder: Path) -> float:
 
 def folder_bytes(folder: Path) -> int:
     """What the files below `folder` take; 0 where there is none."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    found = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # another process may be at work there
+            status = path.lstat()
+            found += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return found
 
 
 def peak_memory_mb() -> float:

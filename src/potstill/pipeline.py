@@ -85,8 +85,8 @@ def _other_tokens(recipe: Recipe) -> list[Any]:
 
 
 STAGES = (
-    Stage("prompts", "collect", (), lambda r: [r.prompts, r.seed, *_kept_away(r), *_asking_teacher(r)]),
-    Stage("answers", "write_answers", ("prompts",), lambda r: [r.answers, r.teacher, r.seed]),
+    Stage("prompts", "collect", (), lambda r: [r.prompts, r.seed, *_kept_away(r), *_asking_teacher(r)], format=2),
+    Stage("answers", "write_answers", ("prompts",), lambda r: [r.answers, r.teacher, r.seed], format=2),
     Stage(
         "vocab", "build_vocabulary", ("answers",), lambda r: [r.vocab, r.teacher, r.signals.context, *_other_tokens(r)]
     ),

@@ -29,6 +29,7 @@ from potstill.progress import Progress, Silent
 from potstill.recipe import Recipe, validate_recipe
 
 DTYPE = "dtype.json"
+"""In a stage's folder: the number format that its work began in."""
 LIBRARIES = ("potstill", "torch", "transformers", "accelerate", "safetensors", "tokenizers", "xllamacpp", "gguf")
 
 

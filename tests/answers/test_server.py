@@ -151,7 +151,8 @@ def test_whoever_breaks_off_waits_for_nobody(tiny_tokenizer: PreTrainedTokenizer
         settings = AnswersSection.model_validate({"slots": 2})
         sampling = Sampling(temperature=0.0, top_p=1.0, top_k=1, seed=0, max_tokens=4, repeat_penalty=1.0)
         replies = server.Server(address, tiny_tokenizer, settings).write(own(3), sampling, [0, 1, 2])
-        threading.Timer(0.2, lambda: signal.raise_signal(signal.SIGINT)).start()
+        here = threading.get_ident()
+        threading.Timer(0.2, lambda: signal.pthread_kill(here, signal.SIGINT)).start()
         with pytest.raises(KeyboardInterrupt):
             next(replies)
         for thread in threading.enumerate():

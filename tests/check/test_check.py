@@ -122,6 +122,10 @@ def test_what_a_run_has_written_already_needs_no_more_room(tmp_path: Path, monke
     (folder / "signals.partial" / "shard").write_bytes(bytes(2_000_000))
     monkeypatch.setattr(check, "disk_free_mb", lambda place: needed - 1 if place == folder else 1e9)
     check.refuse(small, folder, tmp_path / "home")
+    (folder / "signals.partial").rename(folder / "signals")
+    check.refuse(small, folder, tmp_path / "home", done=["signals"])
+    with pytest.raises(Problem, match="GB needed"):
+        check.refuse(small, folder, tmp_path / "home")  # stale: the new one is written beside it
 
 
 def test_a_full_home_is_refused_unless_the_teacher_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

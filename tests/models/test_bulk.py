@@ -30,7 +30,8 @@ def test_a_reply_is_what_the_model_says_behind_the_template(
         generated = tiny_model.generate(
             torch.tensor([ids]), max_new_tokens=10, do_sample=False, eos_token_id=ends, pad_token_id=0
         )[0, len(ids) :]
-        assert replies[place].text == tiny_tokenizer.decode(generated, skip_special_tokens=True)
+        # What a cut leaves of a last character is left out.
+        assert replies[place].text == tiny_tokenizer.decode(generated, skip_special_tokens=True).removesuffix("\ufffd")
         assert replies[place].tokens == len(generated)
         assert replies[place].prompt_tokens == len(ids) == writer.count_tokens(messages(question))
 

@@ -170,7 +170,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr("potstill.models.teacher.find_teacher", made.find_teacher)
     monkeypatch.setattr("potstill.models.teacher.load_tokenizer", lambda folder: None)
     monkeypatch.setattr("potstill.models.conversation.templated", lambda tokenizer, turns: plainly(turns))
-    monkeypatch.setattr("potstill.prompts.synthetic._writer", lambda teacher: FakeWriter(made))
+    monkeypatch.setattr("potstill.prompts.synthetic._writer", lambda *_: FakeWriter(made))
     return made
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from test_trainer import largest_difference, recipe_with, train
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from potstill.answers.answer import save_answers
+from potstill.distill import newest_checkpoint
 from potstill.distill.batches import collate
 from potstill.evaluate.fidelity import checkpoint_fidelity
 from potstill.fidelity import add_up
@@ -133,6 +135,27 @@ def test_fidelity_across_vocabularies(run: Run) -> None:
     assert store.compare(0, everything) == store.compare(0, at_rows)
 
 
+def test_a_student_with_a_tokenizer_of_its_own_learns_killed_or_not(run: Run, tmp_path: Path) -> None:
+    store = SignalStore(run.folder / "signals", "train")
+    recipe = recipe_with(epochs=4.0, batch_tokens=200, checkpoint_seconds=1e-6, **{
+        "hidden_pairs": [{"student": 1, "teacher": 3}],
+    })  # fmt: skip
+
+    def student() -> PreTrainedModel:
+        return AutoModelForCausalLM.from_pretrained(run.folder.parent / "base", dtype=torch.float32)
+
+    whole, killed = student(), tmp_path / "killed"
+    lines = train(whole, store, tmp_path / "whole", recipe)
+    assert lines[-1]["loss"] < 0.9 * lines[0]["loss"] and {"forward_kl", "hidden_1_3"} <= set(lines[0])
+    train(student(), store, killed, recipe, stop=3)
+    checkpoint = newest_checkpoint(killed)
+    assert checkpoint is not None
+    resumed = student()
+    again = train(resumed, store, killed, recipe, resume=checkpoint)
+    assert [line["loss"] for line in again] == pytest.approx([line["loss"] for line in lines], rel=1e-5)
+    assert largest_difference(resumed, whole) < 1e-6
+
+
 def test_what_cannot_be_told_across_vocabularies_is_refused(run: Run) -> None:
     for settings in ({"format": "topk"}, {}):
         pairs = [] if settings else [{"student": 1, "teacher": 1, "weight": 1.0}]
@@ -142,6 +165,21 @@ def test_what_cannot_be_told_across_vocabularies_is_refused(run: Run) -> None:
         other = Run(run.folder, validate_recipe(recipe, "test"), run.home)
         with pytest.raises(Problem, match="tokenizer of its own"):
             verify(other, 10)
+
+
+def test_answers_that_leave_no_room_are_told_in_words(run: Run, tmp_path: Path) -> None:
+    short = run.recipe.model_dump(mode="json")
+    short["signals"]["context"] = 64
+    small = Run(tmp_path / "run", validate_recipe(short, "test"), run.home)
+    (small.folder / "answers").mkdir(parents=True)
+    long = [
+        dataclasses.replace(one, prompt=dataclasses.replace(one.prompt, text="今天天气 " * 90))
+        for one in some_answers()
+    ]
+    save_answers(small.folder / "answers" / "answers.jsonl", long)
+    (small.folder / "vocab").mkdir()
+    with pytest.raises(Problem, match=r"no answer fits into signals.context"):
+        build_vocabulary(small, small.folder / "vocab")
 
 
 def test_a_base_that_speaks_the_teachers_language_is_not_foreign(tmp_path: Path, run: Run) -> None:

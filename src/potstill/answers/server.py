@@ -65,6 +65,8 @@ class Connection:
         """The JSON of a reply, after as many tries as it takes. Raises: Problem with the server's own words."""
         pause = FIRST_PAUSE_S
         for left in reversed(range(TRIES)):
+            if self._over.is_set():
+                raise self._problem(0, b"broken off")
             try:
                 status, wait, content = self._once(method, path, body)
             except (OSError, HTTPException) as error:
@@ -83,6 +85,9 @@ class Connection:
         self._open.add(connection)
         try:
             content = None if body is None else json.dumps(body).encode()
+            connection.connect()
+            if self._over.is_set():
+                raise OSError("broken off")
             connection.request(method, self._path + path, content, self._headers)
             response = connection.getresponse()
             wait = response.headers.get("Retry-After", "")
@@ -95,9 +100,9 @@ class Connection:
         """Ask nothing more, and let go of what is being waited for."""
         self._over.set()
         for connection in list(self._open):
-            if connection.sock is not None:
+            if (waiting := connection.sock) is not None:
                 with suppress(OSError):
-                    connection.sock.shutdown(socket.SHUT_RDWR)
+                    waiting.shutdown(socket.SHUT_RDWR)
 
     def _parsed(self, content: bytes) -> Any:
         try:
@@ -156,10 +161,10 @@ class Server:
             for future in as_completed(asked):
                 yield asked[future], future.result()
         except BaseException:
+            crew.shutdown(wait=False, cancel_futures=True)
             self._connection.break_off()
             raise
-        finally:
-            crew.shutdown(wait=False, cancel_futures=True)
+        crew.shutdown()
 
     def _choose(self, named: str) -> str:
         if named:

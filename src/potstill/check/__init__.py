@@ -8,7 +8,7 @@ Does not know: how stages work beyond what each costs a token.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from potstill.check.cost import (
@@ -114,8 +114,12 @@ def _saving(job: Job, machine: Machine) -> str | None:
     return f"prompts.limit = {enough} would do and save {saved:.0f} minutes" if saved > budget / 2 else None
 
 
-def refuse(recipe: Recipe, folder: Path, home: Path) -> None:
-    """Raises: Problem where a file or a model is missing, or where disk or memory cannot hold what the run lacks."""
+def refuse(recipe: Recipe, folder: Path, home: Path, done: Collection[str] = ()) -> None:
+    """Raises: Problem where a file or a model is missing, or where disk or memory cannot hold what the run lacks.
+
+    Args:
+        done: stages whose folders stay as they are; what was begun is there too, what is stale takes room of its own.
+    """
     sets, guard = [file.path for file in recipe.evaluate.files], recipe.export.guard_tokens
     asked = [file.path for file in recipe.prompts.files]
     for path in (*asked, *recipe.vocab.texts, *recipe.prune.texts, *sets, *([guard] if guard else [])):
@@ -131,7 +135,7 @@ def refuse(recipe: Recipe, folder: Path, home: Path) -> None:
     store = next(parent for parent in (home, *home.resolve().parents) if parent.exists())
     have = any((home / "teachers").glob("*/checkpoint"))
     for where, needed, remedy in (
-        (place, run_megabytes(job) - folder_bytes(folder) / 1e6, "Free some, or give another --run."),
+        (place, run_megabytes(job) - _megabytes_there(folder, done), "Free some, or give another --run."),
         (store, 0.0 if have else 2500.0, "Free some, or set POTSTILL_HOME to another disk."),
     ):
         if disk_free_mb(where) < needed:
@@ -141,3 +145,8 @@ def refuse(recipe: Recipe, folder: Path, home: Path) -> None:
             f"{available_memory_mb() / 1e3:.1f} GB of memory available, {memory_megabytes(job) / 1e3:.1f} GB needed",
             "Lower prune.calibration_tokens, distill.batch_tokens or prune.parameters, or close other programs.",
         )
+
+
+def _megabytes_there(folder: Path, done: Collection[str]) -> float:
+    parts = [*folder.glob("*.partial"), *(folder / name for name in done)]
+    return sum(map(folder_bytes, parts)) / 1e6

@@ -85,7 +85,7 @@ class BulkWriter:
     def _reply(self, written: Written, prompt_tokens: int, seconds: float, stop: tuple[str, ...]) -> Reply:
         text = str(self.tokenizer.decode(written.ids, skip_special_tokens=True))
         if not written.ended:
-            text = text.rstrip(REPLACEMENT)  # a character whose last bytes were still to come
+            text = text.removesuffix(REPLACEMENT)  # a character whose last bytes were still to come
         cut = min([place for end in stop if (place := text.find(end)) >= 0], default=len(text))
         return Reply(
             text=text[:cut],

@@ -134,8 +134,9 @@ def fetch_repository(listing: Listing, target: Path, folder: Path, progress: Pro
     """
     from huggingface_hub import hf_hub_url
 
-    require_space(folder, listing.size - folder_bytes(folder), f"Fetching {listing.repository}")
     complete = folder / listing.revision
+    begun = sum(path.stat().st_size for path in (folder / f"{one.name}.part" for one in listing.files) if path.exists())
+    require_space(folder, listing.size - folder_bytes(complete) - begun, f"Fetching {listing.repository}")
     complete.mkdir(parents=True, exist_ok=True)
     for file in listing.files:
         if (complete / file.name).exists():

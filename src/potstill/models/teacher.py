@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from potstill.machine import folder_bytes
 from potstill.models.architecture import FAMILIES
 from potstill.models.catalogue import CATALOGUE, Entry, entry_named
 from potstill.models.convert import convert_gguf, is_converted
@@ -163,10 +162,8 @@ def _from_catalogue(entry: Entry, home: Path, progress: Progress) -> Teacher:
             if not _is_whole(gguf, entry.sha256, home):
                 if gguf.exists():
                     progress.say(f"{gguf} is damaged: fetching it again")
-                downloads = home / "downloads" / entry.name
-                needed = max(2 * entry.size, entry.size + 2 * entry.parameters) - folder_bytes(downloads)
-                require_space(home, needed, f"The teacher {entry.name}")
-                source = _fetch(entry, gguf, downloads, progress)
+                require_space(home, max(2 * entry.size, entry.size + 2 * entry.parameters), f"The teacher {entry.name}")
+                source = _fetch(entry, gguf, home / "downloads" / entry.name, progress)
                 write_object(folder / "origin.json", {"sha256": entry.sha256, "source": source})
             _convert(gguf, checkpoint, entry.sha256, progress)
     source = str(read_object(folder / "origin.json").get("source", gguf))

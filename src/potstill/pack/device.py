@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import platform
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -33,11 +34,16 @@ from potstill.run import describe_machine
 TOKENS = 16
 QUESTION = "请用一句话介绍你自己。Introduce yourself in one sentence."
 CPUINFO = Path("/proc/cpuinfo")
-TRIAL = (
-    "import numpy; from potstill.models.quantise import quantise_rows; "
-    "quantise_rows(numpy.ones((32, 512), 'float32'), 'Q4_0')"
-)
-"""A little of llama.cpp's own arithmetic."""
+TRIAL = """
+import ctypes
+from potstill.models.library import shared_library
+row, packed = (ctypes.c_float * 256)(*range(256)), ctypes.create_string_buffer(512)
+quantize = shared_library("PASSIVE").quantize_row_q8_0
+quantize.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+quantize(row, packed, 256)
+assert any(packed.raw)
+"""
+"""A little of llama.cpp's arithmetic that is written in the processor's own instructions."""
 NEEDED = {"x86_64": ("avx2", "fma", "f16c", "bmi2"), "aarch64": ("asimd",)}
 """Linux' names of what the published wheels' code takes for granted."""
 FASTER = {"avx512f": "AVX512", "avx_vnni": "AVX_VNNI", "asimddp": "DOTPROD", "i8mm": "MATMUL_INT8", "sve": "SVE"}
@@ -158,7 +164,7 @@ def refuse_processor(cpuinfo: Path = CPUINFO) -> None:
     """
     if lacking := missing(processor_flags(cpuinfo), platform.machine()):
         tried = subprocess.run([sys.executable, "-c", TRIAL], capture_output=True, check=False)
-        if tried.returncode < 0:  # a signal: an instruction that this processor does not know
+        if tried.returncode == -signal.SIGILL:
             raise _does_not_run(lacking)
 
 

@@ -71,12 +71,15 @@ def sift(
             stayed.add(prompt.id, found)
             if prompt.split == "held-out":
                 guard.add(HELD_OUT, found)
+    stays = [prompts[place] for place in sorted(kept)]
     # Golden training prompts came before what the user holds out: near ones stayed in its place, but none may hold it.
-    for place in [one for one in kept if prompts[one].split == "train" and prompts[one].source == GOLDEN]:
-        if held_set := guard.find(ranks.of(prompts[place].text), containment):
-            kept.remove(place)
-            dropped.append(Dropped(prompts[place].source, "overlap", held_set))
-    return [prompts[place] for place in sorted(kept)], dropped
+    holding = {
+        one.id: held_set
+        for one in stays
+        if one.split == "train" and one.source == GOLDEN and (held_set := guard.find(ranks.of(one.text), containment))
+    }
+    dropped += [Dropped(one.source, "overlap", holding[one.id]) for one in stays if one.id in holding]
+    return [one for one in stays if one.id not in holding], dropped
 
 
 def _rank(prompt: Prompt) -> tuple[bool, bool]:

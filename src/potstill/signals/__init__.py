@@ -36,7 +36,7 @@ __all__ = ["teach", "verify"]
 
 SPLITS = ("train", "held-out")
 BEGUN = "begun"
-"""The number format in which the teacher is read, and the name under which it is kept in storage."""
+"""The name under which storage keeps the number format that the reading began in."""
 
 
 def teach(run: Run, folder: Path, engine: str = LOCAL) -> None:
