@@ -112,7 +112,12 @@ def run_trainer(store: Any, folder: Path, batch_tokens: int, steps: int | None, 
     from potstill.distill.trainer import DistillTrainer, Pace
     from potstill.recipe import Recipe
 
-    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shape: dict[str, Any] = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     student = AutoModelForCausalLM.from_config(
         Qwen2Config(vocab_size=VOCABULARY, num_key_value_heads=2, tie_word_embeddings=True, **shape)
     )

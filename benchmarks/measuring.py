@@ -46,7 +46,7 @@ def alone(function: Callable[..., Any], *arguments: Any, loaded: Sequence[str] =
     Args:
         loaded: modules that the process has imported before the clock starts; their memory counts.
     """
-    context = multiprocessing.get_context("forkserver" if loaded else "spawn")
+    context: Any = multiprocessing.get_context("forkserver" if loaded else "spawn")
     if loaded:
         context.set_forkserver_preload(list(loaded))
     here, there = context.Pipe(duplex=False)

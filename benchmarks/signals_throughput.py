@@ -29,7 +29,9 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=220, help="tokens a sequence")
     arguments = parser.parse_args()
     bound_product_caches()
-    teacher = find_teacher(TeacherSection().model, default_home(), TerminalProgress(Console(stderr=True)))
+    teacher = find_teacher(
+        TeacherSection.model_validate({}).model, default_home(), TerminalProgress(Console(stderr=True))
+    )
     random = np.random.default_rng(0)
     count = arguments.tokens // arguments.length
     examples = [Example(str(i), "", random.integers(0, 20_000, arguments.length), 1) for i in range(count)]
@@ -41,7 +43,7 @@ def main() -> None:
         peak = multiplication_gflops(dtype, 1.0)
         part = examples if name == fastest_dtype() else examples[: len(examples) // 4]
         started = time.perf_counter()
-        for _ in read_states(model, part, None, (), SignalsSection().batch_tokens):
+        for _ in read_states(model, part, None, (), SignalsSection.model_validate({}).batch_tokens):
             pass
         rate = sum(len(e.ids) for e in part) / (time.perf_counter() - started)
         achieved = rate * 2 * matrices / 1e9

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 from rich.console import Console
+from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, Qwen2Config
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
@@ -30,7 +32,7 @@ from potstill.models.causal import causal_attention
 from potstill.models.examples import Example
 from potstill.models.norms import rms_norm
 from potstill.progress import Silent
-from potstill.recipe import load_recipe
+from potstill.recipe import Recipe, load_recipe
 from potstill.run import read_json, write_json
 from potstill.signals.formats import encode_states
 from potstill.signals.store import HEAD, SignalStore, StoreFormat, write_shard
@@ -60,7 +62,7 @@ def main() -> None:
     Console().print(table("A norm and its gradient", columns, [norm(*shape) for shape in shapes]))
 
 
-def measure(recipe, store, folder: Path, dtype: str, layers: int, ffn: int) -> list[str]:
+def measure(recipe: Recipe, store: SignalStore, folder: Path, dtype: str, layers: int, ffn: int) -> list[str]:
     student = AutoModelForCausalLM.from_config(
         Qwen2Config(
             vocab_size=VOCABULARY,
@@ -81,7 +83,7 @@ def measure(recipe, store, folder: Path, dtype: str, layers: int, ffn: int) -> l
     seconds, peaks = [], []
     started = 0.0
 
-    def report(*_) -> None:
+    def report(*_: object) -> None:
         nonlocal started
         seconds.append(time.perf_counter() - started)
         peaks.append(multiplication_gflops(getattr(torch, dtype), 0.2))  # a shared machine is not as fast every second
@@ -120,7 +122,14 @@ def norm(answers: int, tokens: int) -> list[str]:
     return beside((answers, tokens), lambda states, _: theirs(states), ours, [states, theirs.weight], forward=True)
 
 
-def beside(shape, first, second, inputs, forward: bool, rounds: int = 9) -> list[str]:
+def beside(
+    shape: tuple[int, int],
+    first: Callable[..., Tensor],
+    second: Callable[..., Tensor],
+    inputs: list[Tensor],
+    forward: bool,
+    rounds: int = 9,
+) -> list[str]:
     """Medians of a backward pass, or of both, taken in turn; in bfloat16."""
     direction = torch.randn(inputs[0].shape, dtype=torch.bfloat16)
     seconds: dict[bool, list[float]] = {True: [], False: []}
