@@ -26,8 +26,8 @@ WRITING_EFFICIENCY = 0.3
 HEALING_SHARE = 1.3
 """Of reading by both models, what walking them layer by layer takes, the regression included."""
 TRAINING_SHARE = 1.35
-"""Of the student's own products, what a step takes with its head and its optimiser: 328 tokens/s of 150M parameters on a
-Xeon with AMX, 74 without AVX-512 (docs/results.md)."""
+"""Of the student's own products, what a step takes with its head and its optimiser: 328 tokens/s of 150M parameters
+on a Xeon with AMX, 74 without AVX-512 (docs/results.md)."""
 ROUNDING_SECONDS = 1e-6
 """A parameter: all of its types written, rounded and proved."""
 STUDENT_SHARE = 0.45
