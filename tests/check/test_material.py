@@ -54,4 +54,7 @@ def test_an_exchange_is_as_long_as_its_sources_make_it() -> None:
     assert material().exchange == PEOPLES.question + PEOPLES.answer
     mixed = material(prompts={"synthetic": {"count": 160}})
     assert mixed.answer == pytest.approx((PEOPLES.answer + MADE_UP.answer) / 2)
+    assert material(prompts={"synthetic": {"count": 160}, "limit": 200}).answer == pytest.approx(
+        (4 * PEOPLES.answer + MADE_UP.answer) / 5
+    )
     assert mixed.question == pytest.approx((PEOPLES.question + MADE_UP.question) / 2)

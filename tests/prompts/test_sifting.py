@@ -119,6 +119,21 @@ def test_limit_keeps_the_categories_in_their_shares() -> None:
     assert kept == [one for one in [held_out, *prompts] if one in kept]
 
 
+def test_limit_keeps_what_people_wrote_before_what_was_made_up() -> None:
+    def of(source: str, many: int) -> list[Prompt]:
+        names = ("everyday", "code")
+        return [
+            prompt(f"{source}-{place}", f"{source} {place}", category=names[place % 2], source=source)
+            for place in range(many)
+        ]
+
+    made_up, peoples = of("synthetic:everyday", 40), [*of(GOLDEN, 6), *of("own.txt:1", 4)]
+    kept = limit_training([*made_up, *peoples], 14, seed=0)[0]
+    assert kept[4:] == peoples and Counter(one.category for one in kept[:4]) == {"everyday": 2, "code": 2}
+    fewer = limit_training([*made_up, *peoples], 6, seed=0)[0]
+    assert not set(fewer) & set(made_up) and Counter(one.category for one in fewer) == {"everyday": 3, "code": 3}
+
+
 def test_limit_is_drawn_by_the_seed_alone() -> None:
     prompts = [prompt(str(place), str(place)) for place in range(50)]
     drawn = limit_training(prompts, 5, seed=1)[0]

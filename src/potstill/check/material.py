@@ -56,14 +56,14 @@ class Material:
 
 
 def count_material(recipe: Recipe) -> Material:
-    """Golden prompts, made-up ones, and lines of the user's files; `prompts.limit` takes of each in its share."""
+    """Golden prompts, made-up ones, and lines of the user's files; `prompts.limit` keeps people's first."""
     ours, files = golden() if recipe.prompts.golden else [], recipe.prompts.files
     lines = {file.path: _lines(file.path) for file in files}
     held_out = _held_out(ours) + sum(round(lines[file.path] * file.held_out_share) for file in files)
     peoples = len(ours) + sum(lines[file.path] for file in files) - held_out
     made_up = recipe.prompts.synthetic.count
     training = min(peoples + made_up, recipe.prompts.limit or peoples + made_up)
-    share = made_up / (peoples + made_up) if made_up else 0.0
+    share = max(training - peoples, 0) / max(training, 1)
     return Material(
         training,
         held_out,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from potstill.progress import Task
-from potstill.prompts.prompt import GOLDEN, Prompt
+from potstill.prompts.prompt import GOLDEN, Prompt, is_made_up
 
 HELD_OUT = "held-out prompts"
 
@@ -87,17 +87,20 @@ def _rank(prompt: Prompt) -> tuple[bool, bool]:
 
 
 def limit_training(prompts: Sequence[Prompt], limit: int | None, seed: int) -> tuple[list[Prompt], list[Dropped]]:
-    """Keep at most `limit` training prompts, each category in its share, and all held-out ones."""
-    categories: defaultdict[str, list[Prompt]] = defaultdict(list)
+    """Keep at most `limit` training prompts, each category in its share, and all held-out ones.
+
+    What people wrote stays before what the teacher made up: it is nearer to what will be asked.
+    """
+    categories: defaultdict[tuple[bool, str], list[Prompt]] = defaultdict(list)
     for prompt in prompts:
         if prompt.split == "train":
-            categories[prompt.category].append(prompt)
+            categories[is_made_up(prompt), prompt.category].append(prompt)
     # Each category's members spread evenly over (0, 1): any beginning of that line holds all in their shares.
     line = []
-    for members in categories.values():
+    for (made_up, _), members in categories.items():
         drawn = sorted((_draw(seed, prompt.id), prompt.id) for prompt in members)
-        line += [((rank + 0.5) / len(drawn), *one) for rank, one in enumerate(drawn)]
-    over = {name for _, _, name in sorted(line)[limit:]} if limit is not None else set()
+        line += [(made_up, (rank + 0.5) / len(drawn), *one) for rank, one in enumerate(drawn)]
+    over = {name for *_, name in sorted(line)[limit:]} if limit is not None else set()
     dropped = [Dropped(prompt.source, "limit", "") for prompt in prompts if prompt.id in over]
     return [prompt for prompt in prompts if prompt.id not in over], dropped
 

@@ -46,7 +46,11 @@ class PromptsSection(Section):
         description="Prompts whose character 3-grams overlap (Jaccard) by more than this count as the same; what is "
         "held out is also protected from prompts that contain it by more than this.",
     )
-    limit: int | None = Field(None, ge=1, description="Keep at most this many training prompts; all if absent.")
+    limit: int | None = Field(
+        None,
+        ge=1,
+        description="Keep at most this many training prompts, people's before the teacher's own; all if absent.",
+    )
     synthetic: SyntheticSection = Field(default_factory=lambda: SyntheticSection.model_validate({}))
 
 
