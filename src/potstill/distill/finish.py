@@ -187,7 +187,8 @@ def settled(values: Tensor, type_name: Type) -> tuple[Tensor, Tensor]:
 
     Nearly all do already: on a grid that the C code once chose, its search has an error of 0 to find, and float16's own
     rounding averages out in the scale (16 blocks in a million come out otherwise). A block whose largest level has sunk
-    since its scale was taken may be outside the search; it takes the values that the file would hold instead.
+    since its scale was taken may be outside the search; it takes the values that the file would hold instead. A block
+    whose scale is below float16's normal numbers (6e-5; trained weights are not so small) may never settle.
 
     Args:
         values: [R, D] float32, on some grid.
