@@ -140,7 +140,7 @@ def test_each_number_goes_to_the_nearest_level_of_the_files_own_grid(type_name: 
 def test_any_weights_settle(seed: int, spread: float, size: float) -> None:
     """Outliers, dead rows, numbers too small for float16: the file of the settled ones holds them exactly.
 
-    All settle whose scales are normal float16 numbers; among smaller ones, where a level is as coarse as float16 itself,
+    All settle whose scales are normal float16 numbers; among smaller ones, where a level is as coarse as float16 is,
     a row now and then goes round for ever, and is counted.
     """
     random = torch.Generator().manual_seed(seed)
