@@ -63,7 +63,7 @@ def test_text_that_training_will_not_get_to_is_told_of(tmp_path: Path) -> None:
     assert match and float(passes) < 0.5
     less = recipe_with(prompts={"synthetic": {"count": 3000}, "limit": int(match[1])}, distill={"budget_minutes": 30})
     saved = minutes(recipe, SLOW)["signals"] - minutes(less, SLOW)["signals"]
-    assert saved == pytest.approx(float(match[2]), rel=0.03)  # what stays is not as long as the mean of all
+    assert saved == pytest.approx(float(match[2]), abs=0.6)
     again, told = rows(less, SLOW)["passes in training"]
     assert float(again) == pytest.approx(1 / check.SPARE, abs=0.02) and told == "over its text"
     empty = tmp_path / "empty.txt"

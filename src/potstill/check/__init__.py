@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from potstill.check.cost import (
@@ -20,6 +21,7 @@ from potstill.check.cost import (
     run_megabytes,
     take_stock,
 )
+from potstill.check.material import count_material
 from potstill.evaluate.contest import require_other
 from potstill.machine import Machine, available_memory_mb, disk_free_mb, folder_bytes
 from potstill.models.teacher import require_teacher
@@ -110,7 +112,10 @@ def _saving(job: Job, machine: Machine) -> str | None:
     trained = training * budget / pass_minutes(job, machine) * SPARE
     healed = job.recipe.prune.calibration_tokens / job.material.exchange
     enough = math.ceil(max(trained, healed) / 10) * 10
-    saved = reading_minutes(job, training - enough, machine)
+    # What stays is not as long as the mean of all.
+    prompts = job.recipe.prompts.model_copy(update={"limit": enough})
+    less = replace(job, material=count_material(job.recipe.model_copy(update={"prompts": prompts})))
+    saved = reading_minutes(job, job.material.prompts, machine) - reading_minutes(less, less.material.prompts, machine)
     return f"prompts.limit = {enough} would do and save {saved:.0f} minutes" if saved > budget / 2 else None
 
 

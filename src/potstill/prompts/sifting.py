@@ -89,7 +89,7 @@ def _rank(prompt: Prompt) -> tuple[bool, bool]:
 def limit_training(prompts: Sequence[Prompt], limit: int | None, seed: int) -> tuple[list[Prompt], list[Dropped]]:
     """Keep at most `limit` training prompts, each category in its share, and all held-out ones.
 
-    What people wrote stays before what the teacher made up: it is nearer to what will be asked.
+    What people wrote stays before what the teacher made up: healing reads it first (docs/log.md).
     """
     categories: defaultdict[tuple[bool, str], list[Prompt]] = defaultdict(list)
     for prompt in prompts:
