@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import builtins
+import os
+import pty
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -154,6 +160,34 @@ def test_reset_forgets(conversation: Conversation, monkeypatch: pytest.MonkeyPat
     type_lines(monkeypatch, ["hello", "/reset", "you"])
     chat._loop(conversation)
     assert [message["content"] for message in opened[0].asked] == ["you"]
+
+
+def test_a_long_line_in_a_terminal_comes_whole() -> None:
+    """A terminal of its own hands on 4,095 bytes of a line at most."""
+    asked = "问" * 1500
+    script = (
+        "from potstill import chat\n"
+        "class Echo:\n"
+        "    current, models = 'student', {'student': None}\n"
+        "    def ask(self, question, write): print('ASKED', len(question), 'END'); return 0\n"
+        "chat._loop(Echo())\n"
+    )
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen([sys.executable, "-c", script], stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    stopped = threading.Timer(60, child.kill)  # so that a chat that hangs fails here
+    stopped.start()
+    said, typing = b"", None
+    with suppress(OSError):  # how a pseudo-terminal ends
+        while True:
+            said += os.read(ours, 65536)
+            if typing is None and "›".encode() in said:
+                typing = threading.Thread(target=os.write, args=(ours, f"{asked}\n/quit\n".encode()))
+                typing.start()
+    assert child.wait() == 0
+    stopped.cancel()
+    os.close(ours)
+    assert f"ASKED {len(asked)} END".encode() in said
 
 
 def test_once_prints_one_answer(tiny_gguf: Path, capsys: pytest.CaptureFixture[str]) -> None:

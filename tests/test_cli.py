@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import subprocess
@@ -157,25 +158,56 @@ def test_ctrl_c_says_how_to_go_on(
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "words"),
     [
-        OSError(errno.ENOSPC, "No space left on device"),
-        SafetensorError("Error while serializing: I/O error (os error 28)"),
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+        (SafetensorError("Error while serializing: I/O error (os error 28)"), "the disk is full"),
+        (PermissionError(errno.EACCES, "Permission denied", "/sys/x"), "/sys/x: Permission denied"),
+        (OSError(errno.EROFS, "Read-only file system", "/boot/runs"), "/boot/runs: Read-only file system"),
+        (MemoryError(), "out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory"),
     ],
 )
-def test_a_full_disk_is_told_in_one_line(
-    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+def test_what_the_system_refuses_is_told_in_one_line(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, words: str
 ) -> None:
-    def fill(*_: object) -> None:
+    def refuse(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(pipeline, "run_all", fill)
+    monkeypatch.setattr(pipeline, "run_all", refuse)
     monkeypatch.setattr(cli, "refuse_what_cannot_fit", lambda *_: None)
     code, _, said = type_in(monkeypatch, capsys, "run", recipe_file(home))
-    assert code == 1 and "the disk is full" in said and "Traceback" not in said
-    monkeypatch.setattr(pipeline, "run_all", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    assert code == 1 and words in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("mistake", [ZeroDivisionError("ours"), OSError(errno.EACCES, "of no file"), KeyError("x")])
+def test_a_mistake_of_ours_is_shown_whole(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mistake: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise mistake
+
+    monkeypatch.setattr(pipeline, "run_all", fail)
+    monkeypatch.setattr(cli, "refuse_what_cannot_fit", lambda *_: None)
+    with pytest.raises(type(mistake)):
         type_in(monkeypatch, capsys, "run", recipe_file(home))
+
+
+def test_a_folder_that_is_a_file_is_named(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "refuse_what_cannot_fit", lambda *_: None)
+    (home / "taken").write_text("not a folder")
+    code, _, said = type_in(monkeypatch, capsys, "run", recipe_file(home), "--run", home / "taken")
+    assert code == 1 and "taken" in said and "Traceback" not in said
+
+
+def test_a_console_of_another_encoding_ends_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="gbk", write_through=True))
+    cli.write_what_can_be_written()
+    sys.stdout.write("你好 😀")
+    assert raw.getvalue().decode("gbk") == "你好 ?"
 
 
 def test_on_windows_one_line_says_where_to_go(

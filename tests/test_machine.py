@@ -124,6 +124,21 @@ def test_product_caches_are_bounded_unless_the_user_has_said_otherwise(monkeypat
     assert [os.environ[name] for name in names] == [str(machine.PRODUCTS_KEPT), "7"]
 
 
+def test_a_quota_bounds_the_threads_unless_the_user_has_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(machine, "_allowed_cores", lambda: 32)
+    monkeypatch.setattr(machine, "usable_cores", lambda: 32)
+    machine.bound_threads()
+    assert "OMP_NUM_THREADS" not in os.environ
+    monkeypatch.setattr(machine, "usable_cores", lambda: 3)
+    machine.bound_threads()
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
+    machine.bound_threads()
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
 def test_peak_memory_rises_with_what_is_used_and_never_falls() -> None:
     before = machine.peak_memory_mb()
     block = torch.ones(round(before * 1e6) // 4 + 10_000_000)

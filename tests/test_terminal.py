@@ -48,6 +48,14 @@ def test_lines_are_said_as_they_are() -> None:
     assert out.getvalue() == "[vocab] [bold]10 %[/bold] of 3\n"
 
 
+def test_a_terminal_of_another_encoding_gets_a_bar_too() -> None:
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding="gbk", write_through=True)
+    with TerminalProgress(Console(file=file, force_terminal=True, width=120)).task("读", 2, "layers") as task:
+        task.advance()
+    assert "读" in raw.getvalue().decode("gbk")
+
+
 def test_a_terminal_gets_a_bar_with_a_rate() -> None:
     out = io.StringIO()
     progress = TerminalProgress(Console(file=out, force_terminal=True, width=120))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -222,9 +223,13 @@ def _loop(conversation: Conversation) -> None:
     console.print(
         f"[bold]{conversation.current}[/bold]  {HELP.format(names=', '.join(conversation.models))}", style="dim"
     )
+    # Without it a terminal hands on 4,095 bytes of a line (macOS: 1,024), and every line of a paste for itself.
+    with suppress(ImportError):
+        import readline  # noqa: F401
+    sign = "> " if console.options.ascii_only else "› "
     while True:
         try:
-            line = console.input("[bold cyan]› [/bold cyan]").strip()
+            line = input(sign).strip()  # readline has to know what stands before the line
         except UnicodeDecodeError:  # half of a character was deleted, where the terminal counts bytes
             console.print("(that line is not text)", style="dim")
             if not sys.stdin.isatty():  # it would be read for ever

@@ -8,7 +8,7 @@ Does not know: how anything is done. Heavy imports happen inside the verb that n
 
 from __future__ import annotations
 
-import errno
+import io
 import json
 import sys
 from dataclasses import replace
@@ -21,8 +21,8 @@ from potstill.cli_plan import minutes
 from potstill.cli_plan import register as register_plan
 from potstill.cli_use import progress as _progress
 from potstill.cli_use import register
-from potstill.machine import bound_product_caches
-from potstill.problem import Problem
+from potstill.machine import bound_product_caches, bound_threads
+from potstill.problem import Problem, what_the_system_refused
 
 app = typer.Typer(
     help="Small-batch distillation: a 0.5B chat model becomes a small one that answers on a plain CPU.\n\n"
@@ -43,28 +43,29 @@ INTERRUPTED = 130
 def main() -> None:
     """Entry point: every `Problem` becomes one line and exit code 1."""
     bound_product_caches()
+    bound_threads()
+    write_what_can_be_written()
     try:
         if sys.platform == "win32":
             raise Problem("potstill needs Linux or macOS", "On Windows, run it in WSL: wsl --install")
         app()
-    except Problem as problem:
-        typer.echo(f"potstill: {problem}", err=True)
-        sys.exit(1)
-    except Exception as error:
-        if not says_disk_full(error):
-            raise
-        typer.echo(f"potstill: the disk is full ({error}). Free some; the same command goes on where it was.", err=True)
-        sys.exit(1)
     except SystemExit as left:
         if left.code == INTERRUPTED:
             typer.echo("\npotstill: stopped. The same command goes on where it was.", err=True)
         raise
+    except Exception as error:
+        problem = error if isinstance(error, Problem) else what_the_system_refused(error)
+        if problem is None:
+            raise
+        typer.echo(f"potstill: {problem}", err=True)
+        sys.exit(1)
 
 
-def says_disk_full(error: Exception) -> bool:
-    """Whether that is what went wrong; safetensors tells it in words alone, in an exception of its own."""
-    codes = (errno.ENOSPC, errno.EDQUOT)
-    return getattr(error, "errno", None) in codes or any(f"(os error {code})" in str(error) for code in codes)
+def write_what_can_be_written() -> None:
+    """A console of another encoding (GBK, Latin-1) shows `?` for what it lacks, instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 @app.command()
@@ -328,7 +329,7 @@ def evaluate(
         _show_harness(opened, lm_eval.split(","), as_json)
         return
     done = next(stage.state for stage in pipeline.states(opened) if stage.name == "evaluate") == "done"
-    if not (gate and done) or quick or fresh or against:
+    if not (gate and done) or quick or fresh or against or unsafe:
         others = [str(Path(one).resolve()) if Path(one).exists() else one for one in against or ()]
         opened = replace(opened, recipe=with_evaluation(opened.recipe, quick, fresh, others), unsafe=unsafe)
         pipeline.run_stage(opened, "evaluate")

@@ -87,6 +87,15 @@ def bound_product_caches() -> None:
         os.environ.setdefault(name, str(PRODUCTS_KEPT))
 
 
+def bound_threads() -> None:
+    """Keep PyTorch from starting a thread for every core of a host whose container may use a few; call it before torch.
+
+    What the user has set stays.
+    """
+    if usable_cores() < _allowed_cores():
+        os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+
+
 def training_dtype(machine: Machine) -> str:
     """ "bfloat16" where it is clearly faster than float32, else "float32"."""
     return _faster(machine.float32_gflops, machine.bfloat16_gflops)
@@ -144,10 +153,8 @@ def copy_gb_per_second(seconds: float) -> float:
 
 def usable_cores(cgroups: Path = CGROUPS) -> int:
     """Cores this process may run on: its affinity, and no more than its container's quota pays for."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     quotas = [quota for folder in _cgroup_folders(cgroups) if (quota := _quota(folder)) is not None]
-    return max(1, min([cores, *(int(quota) for quota in quotas)]))
+    return max(1, min([_allowed_cores(), *(int(quota) for quota in quotas)]))
 
 
 def available_memory_mb(cgroups: Path = CGROUPS) -> float:
@@ -276,6 +283,11 @@ def energy_joules(powercap: Path = POWERCAP) -> float | None:
     except (OSError, ValueError):
         return None
     return sum(readings) / 1e6 if readings else None
+
+
+def _allowed_cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _own_status_mb(field: str) -> float | None:

@@ -97,7 +97,8 @@ class TerminalProgress:
         if not self.console.is_terminal:
             yield _Lines(self.console, label, total, unit)
             return
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), _Rate(), TimeElapsedColumn())
+        spinner = SpinnerColumn("line" if self.console.options.ascii_only else "dots")
+        columns = (spinner, TextColumn("{task.description}"), BarColumn(), _Rate(), TimeElapsedColumn())
         with Progress(*columns, console=self.console, transient=True) as progress:
             yield _Bar(progress, progress.add_task(escape(label), total=total, unit=unit), label)
 
