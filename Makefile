@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# PyPI's torch for Linux brings several GB of CUDA. From here comes torch alone: as PIP_EXTRA_INDEX_URL this would replace
+# the extra indexes of pip's settings and, where it can't be reached, be waited for at every package.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .PHONY: demo test check bench clean
 
@@ -26,6 +29,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@echo "Installing potstill and its libraries into $(VENV) (about 1.8 GB, a minute or two) ..."
+	@test -z '$(TORCH_INDEX)' || $(BIN)/python -m pip install --quiet --timeout 10 --retries 1 --constraint constraints.txt --no-deps --index-url '$(TORCH_INDEX)' torch \
+		|| echo "No torch from $(TORCH_INDEX): taking PyPI's, on Linux several GB more ..."
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 

@@ -6,15 +6,17 @@ import errno
 import io
 import json
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 from safetensors import SafetensorError
 from typer.testing import CliRunner
 
-from potstill import cli, pipeline
+from potstill import cli, pipeline, serve
 from potstill.problem import Problem
 from potstill.recipe import Recipe
 from potstill.run import Run, write_json
@@ -95,16 +97,19 @@ def test_help_loads_nothing_heavy(code: str) -> None:
         (["evaluate", "nowhere"], "is not a run folder"),
         (["report", "nowhere"], "is not a run folder"),
         (["signals", "nowhere", "--verify"], "is not a run folder"),
-        (["chat", "."], "is not a run folder"),
-        (["chat", "nowhere.gguf"], "nowhere.gguf"),
-        (["serve", "nowhere.gguf"], "nowhere.gguf"),
-        (["serve", "noise.gguf", "--host", "0.0.0.0"], "no API key is set"),
+        (["chat", "."], ". is neither a run folder, a pack"),
+        (["chat", "nowhere.gguf"], "nowhere.gguf is neither a run folder, a pack"),
+        (["serve", "nowhere.gguf"], "nowhere.gguf is neither a run folder, a pack"),
+        (["serve", "nowhere-base-2"], "nowhere-base-2 is neither a run folder, a pack"),
+        (["serve", "noise.gguf"], "noise.gguf is not a GGUF file"),
+        (["serve", "empty.gguf"], "empty.gguf is not a GGUF file"),
+        (["serve", "header.gguf", "--host", "0.0.0.0"], "no API key is set"),
         (["serve", "noise.gguf", "--port", "99999"], "--port"),
         (["pack", "nowhere"], "is not a run folder"),
         (["install", "nowhere"], "nowhere"),
         (["soak", "noise.gguf"], "noise.gguf"),
-        (["chat", "noise.gguf", "--once", "hi"], "noise.gguf"),
-        (["chat", "empty.gguf", "--once", "hi"], "empty.gguf"),
+        (["chat", "noise.gguf", "--once", "hi"], "noise.gguf is not a GGUF file"),
+        (["chat", "empty.gguf", "--once", "hi"], "empty.gguf is not a GGUF file"),
     ],
 )
 def test_bad_input_gets_one_clear_line(
@@ -123,10 +128,28 @@ def test_bad_input_gets_one_clear_line(
     (home / "nofile.toml").write_text('name = "x"\n[[prompts.files]]\npath = "none.jsonl"\n')
     (home / "noise.gguf").write_bytes(os.urandom(5000))
     (home / "empty.gguf").write_bytes(b"")
+    (home / "header.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 0))  # no tensors, no keys
     code, _, error = type_in(monkeypatch, capsys, *words)
     assert code == 1, error
     assert said in error and error.startswith("potstill: ")
     assert len(error.splitlines()) == 1
+
+
+def test_a_server_is_told_only_what_was_typed(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served: list[serve.Settings] = []
+    monkeypatch.setattr(serve, "serve", lambda _, settings, say: served.append(settings))
+
+    assert type_in(monkeypatch, capsys, "serve", "x")[0] == 0
+    assert type_in(monkeypatch, capsys, "serve", "x", "--port", 0, "--slots", 3, "--allowed-host", "a.example")[0] == 0
+
+    assert served == [serve.Settings(), serve.Settings(port=0, slots=3, allowed_hosts=("a.example",))]
+    assert served[0].model_fields_set <= {"allowed_hosts", "log_text"}
+    verb = typer.main.get_command(cli.app).commands["serve"]  # type: ignore[attr-defined]
+    told = {option.name: option.help for option in verb.params}
+    for name in ("host", "port", "slots"):
+        assert f"{serve.Settings.model_fields[name].default} if not given" in told[name]
 
 
 @pytest.mark.parametrize("words", [["destill", "x"], ["run"], ["chat", "x", "--threads", "many"], ["run", "a", "b"]])

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from listening import Listening
 from potstill import pipeline
-from potstill.pipeline import STAGES, Stage, fingerprints, run_all, run_stage, states
+from potstill.pipeline import STAGES, Stage, fingerprints, require_one_student, run_all, run_stage, states
 from potstill.problem import Problem
 from potstill.recipe import Recipe, validate_recipe
 from potstill.run import Run, open_run, write_json
@@ -228,7 +230,8 @@ def test_a_stage_asked_for_is_done_again(run: Run) -> None:
     said(run)
     run_stage(run, "export")
     assert said(run) == ["[export]"]
-    assert {state.state for state in states(run)} == {"done"}
+    stale = {state.name for state in states(run) if state.state == "stale"}
+    assert stale == {"evaluate", "report"}  # what was measured is the earlier file
 
 
 def test_other_settings_of_a_stage_count_once_it_is_done(run: Run, recipe: Recipe, monkeypatch: Any) -> None:
@@ -295,3 +298,27 @@ def test_a_lost_run_folder_comes_back_from_storage(run: Run, tmp_path: Path, mon
     run.recipe = changed(run.recipe, "prune", ridge=0.5)
     run_all(run)
     assert set(made_anew[3:]) == after("prune")
+
+
+def test_which_was_finished_after_which_asks_no_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(tmp_path / "run", Recipe.model_validate({"name": "x"}))
+    for name, year in (("distill", 2026), ("export", 1970)):
+        at = datetime(year, 1, 1, tzinfo=UTC)
+        monkeypatch.setattr("potstill.run.datetime", SimpleNamespace(now=lambda _, at=at: at))
+        with run.building(name, "f"):
+            pass
+    assert run.manifest()["export"]["finished"] < run.manifest()["distill"]["finished"]
+    require_one_student(run)
+    with run.building("distill", "f"):
+        pass
+    with pytest.raises(Problem, match="`export` is of an earlier student"):
+        require_one_student(run)
+
+
+def test_a_run_goes_on_where_the_files_it_was_made_from_are_not(run: Run, texts: dict[str, Path]) -> None:
+    run_all(run)
+    texts["prompts"].rename(texts["prompts"].with_suffix(".moved"))
+    assert {state.state for state in states(open_run(run.folder, run.home))} == {"done"}
+    run_stage(run, "report")
+    texts["prompts"].write_text("another text")
+    assert {state.name for state in states(run) if state.state == "stale"} == after("prompts")

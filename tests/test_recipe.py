@@ -74,6 +74,10 @@ def test_every_mistake_is_told_at_once() -> None:
         ),
         ({"name": "x", "export": {"types": ["F16"], "ship": "Q4_0"}}, 'ship = "Q4_0" is not among types'),
         ({"name": "x", "distill": {"finish": {"share": 0.2}}}, 'set export.ship = "Q4_0"'),
+        (
+            {"name": "x", "distill": {"warmup": 1.0, "still": 0.02}},
+            "still + warmup = 1.02: together they are at most 1",
+        ),
         ({"name": "x", "prompts": {"golden": False}}, "there is nothing to ask"),
         ({"name": "x", "answers": {"max_tokens": 512, "context": 512}}, "smaller than answers.context"),
         ({"name": "x", "vocab": {"size": 1000}}, "vocab.size: input should be a multiple of 64"),

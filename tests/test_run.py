@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from listening import Listening
 from potstill.problem import Problem
 from potstill.recipe import Recipe
 from potstill.run import Run, default_home, digest, open_run, read_json, write_json, write_text
@@ -62,10 +63,21 @@ def test_a_broken_off_stage_goes_on(run: Run) -> None:
     assert (run.stage("vocab") / "half.txt").exists()
 
 
-def test_what_was_begun_for_another_recipe_goes(run: Run) -> None:
+def test_what_was_begun_for_another_recipe_waits_until_this_one_is_finished(run: Run) -> None:
+    run.progress = heard = Listening()
     break_off(run, "vocab", "f1")
-    with run.building("vocab", "f2") as folder:
+    with pytest.raises(KeyboardInterrupt), run.building("vocab", "f2") as folder:
         assert not (folder / "half.txt").exists()
+        raise KeyboardInterrupt
+    assert heard.lines == ["[vocab] what was begun with other settings is set aside until this one is finished"]
+    with pytest.raises(KeyboardInterrupt), run.building("vocab", "f1") as folder:
+        assert (folder / "half.txt").read_text() == "half"
+        raise KeyboardInterrupt
+    assert heard.lines[-1] == "[vocab] what was set aside is taken up again"
+    break_off(run, "vocab", "f3")  # one waits, not any number
+    assert len(list(run.folder.glob(".vocab.*.aside"))) == 1
+    build(run, "vocab", "f3", "whole")
+    assert {path.name for path in run.folder.iterdir()} == {"vocab", "manifest.json"}
 
 
 def test_what_was_begun_by_nobody_knows_whom_goes(run: Run) -> None:

@@ -185,11 +185,24 @@ def _models_at(place: Path) -> dict[str, Callable[[], Path]]:
     from potstill.models.teacher import find_teacher
     from potstill.run import open_run
 
+    if not (place / "recipe.json").exists():
+        raise _nothing_at(place)
     run = open_run(place)
     types = [run.recipe.export.ship, *(kind for kind in run.recipe.export.types if kind != run.recipe.export.ship)]
     files = {"student" if kind == types[0] else f"student-{kind}": gguf_path(run, kind) for kind in types}
     found: dict[str, Callable[[], Path]] = {name: partial(Path, path) for name, path in with_adapters(files).items()}
     return found | {"teacher": lambda: find_teacher(run.recipe.teacher.model, run.home, run.progress).gguf}
+
+
+def _nothing_at(place: Path) -> Problem:
+    from potstill.pack import is_pack
+    from potstill.pack.find import packs_folder
+    from potstill.run import default_home
+
+    folders = sorted(packs_folder(default_home()).glob("*"))
+    installed = [one.name for one in folders if is_pack(one) and one.suffix != ".partial"]
+    remedy = f"Installed packs: {', '.join(installed)}." if installed else "Install a pack with: potstill install PACK"
+    return Problem(f"{place} is neither a run folder, a pack (folder or installed name) nor a GGUF", remedy)
 
 
 def with_adapters(models: Mapping[str, Path]) -> dict[str, Path]:

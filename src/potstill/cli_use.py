@@ -61,9 +61,12 @@ def chat(
 
 def serve(
     model: Model,
-    host: Annotated[str, typer.Option(help="Address to listen on; but for loopback, with --api-key.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 takes any free one.")] = 8080,
-    slots: Annotated[int, typer.Option(help="Answers written at the same time.")] = 2,
+    host: Annotated[
+        str | None,
+        typer.Option(help="Address to listen on, 127.0.0.1 if not given; but for loopback, with --api-key."),
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port, 8080 if not given; 0 takes any free one.")] = None,
+    slots: Annotated[int | None, typer.Option(help="Answers written at the same time, 2 if not given.")] = None,
     api_key: Annotated[
         str | None, typer.Option(envvar="POTSTILL_API_KEY", help="Clients must send it as a bearer token.")
     ] = None,
@@ -84,10 +87,6 @@ def serve(
 
     Example:  potstill serve runs/demo --port 8080
     """
-    from pydantic import ValidationError
-
-    from potstill.problem import Problem
-    from potstill.serve import Settings
     from potstill.serve import serve as run_server
 
     given = {
@@ -95,12 +94,21 @@ def serve(
         **{"allowed_hosts": tuple(allowed_host or ()), "log_text": log_text, "marks": marks},
         "adapter": adapter,
     }
+    run_server(model, _server_settings(given), typer.echo)
+
+
+def _server_settings(given: dict[str, Any]) -> Any:
+    """Settings of a server; what is None has their default. Raises: Problem for a value that is not allowed."""
+    from pydantic import ValidationError
+
+    from potstill.problem import Problem
+    from potstill.serve import Settings
+
     try:
-        settings = Settings.model_validate(given)
+        return Settings.model_validate({name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         told = "; ".join(f"--{mistake['loc'][0]}: {mistake['msg']}" for mistake in error.errors())
         raise Problem(told.replace("_", "-"), "See potstill serve --help.") from None
-    run_server(model, settings, typer.echo)
 
 
 def pack(

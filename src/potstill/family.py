@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from potstill import pipeline
-from potstill.run import Run, write_json
+from potstill.run import Run, next_turn, write_json
 
 
 def copy_finished(other: Path, run: Run, until: str | None = None) -> None:
@@ -29,5 +29,5 @@ def copy_finished(other: Path, run: Run, until: str | None = None) -> None:
         shutil.copytree(other / name, partial)
         shutil.rmtree(final, ignore_errors=True)
         partial.replace(final)
-        here[name] = there[name]
+        here[name] = {**there[name], "turn": next_turn(here)}
         write_json(run.folder / "manifest.json", {"recipe": run.recipe.name, "stages": here})

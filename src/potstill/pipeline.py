@@ -16,12 +16,12 @@ from typing import Any
 from potstill.distill import ranks
 from potstill.machine import freed_memory_kept
 from potstill.models.base import base_identity
-from potstill.models.identity import file_hash
+from potstill.models.identity import file_hash, read_object
 from potstill.models.teacher import teacher_identity
 from potstill.problem import Problem
 from potstill.progress import Silent
 from potstill.recipe import Recipe, TeacherSection
-from potstill.run import Run, digest
+from potstill.run import Run, digest, write_json
 from potstill.storage import WHOLE, storage_of
 
 
@@ -104,14 +104,16 @@ STAGES = (
         lambda r: [r.prune, r.teacher, r.signals.batch_tokens, *_seed_of_random_weights(r)],
         format=2,
     ),
-    Stage("distill", "distill", ("prune", "signals"), lambda r: [r.distill, r.seed], format=6),
+    Stage("distill", "distill", ("prune", "signals"), lambda r: [r.distill, r.seed], format=7),
     Stage("export", "export", ("distill", "vocab"), lambda r: [r.export, r.name]),
-    Stage("evaluate", "evaluate", ("answers", "signals", "prune", "distill", "export"), _measured, format=7),
+    Stage("evaluate", "evaluate", ("answers", "signals", "prune", "distill", "export"), _measured, format=8),
     Stage(
         "report", "report", ("prompts", "answers", "vocab", "signals", "prune", "distill", "export", "evaluate"), str
     ),
 )
 
+SOURCES = "sources.json"
+"""In a run folder: hashes of the files that its recipe names."""
 SHARED = "distill"
 """The stage that several processes may do together."""
 
@@ -135,6 +137,17 @@ def names_until(last: str | None) -> list[str]:
 
 def fingerprints(run: Run) -> dict[str, str]:
     """What each stage's fingerprint should be: recipe, files it names, inputs, format."""
+    return _with_sources(run)[0]
+
+
+def _fingerprints_kept(run: Run) -> dict[str, str]:
+    """The same, and the run remembers the files: it may go on where they are not, on another machine."""
+    known, seen = _with_sources(run)
+    write_json(run.folder / SOURCES, seen)
+    return known
+
+
+def _with_sources(run: Run) -> tuple[dict[str, str], Mapping[str, list[str]]]:
     # Teacher and base count by the hash of their weights, whatever name or path they were given by.
     identity = TeacherSection(model=teacher_identity(run.recipe.teacher.model, run.home))
     prune = run.recipe.prune
@@ -142,22 +155,25 @@ def fingerprints(run: Run) -> dict[str, str]:
         prune = prune.model_copy(update={"base": base_identity(prune.base, run.home)})
     recipe = run.recipe.model_copy(update={"teacher": identity, "prune": prune})
     known: dict[str, str] = {}
+    seen: dict[str, list[str]] = read_object(run.folder / SOURCES)
     for stage in STAGES:
-        asked = _plain(stage.asks(recipe), run.home)
+        asked = _plain(stage.asks(recipe), run.home, seen)
         inputs = {name: known[name] for name in stage.reads}
         known[stage.name] = digest([stage.name, stage.format, asked, inputs])
-    return known
+    return known, seen
 
 
-def _plain(value: Any, home: Path) -> Any:
-    """Recipe parts as JSON; a file counts by what it holds, not by where it lies."""
+def _plain(value: Any, home: Path, seen: dict[str, list[str]]) -> Any:
+    """Recipe parts as JSON; a file counts by what it holds, or held when it was last `seen`, not by where it lies."""
     if hasattr(value, "model_dump"):
-        return {name: _plain(getattr(value, name), home) for name in type(value).model_fields}
+        return {name: _plain(getattr(value, name), home, seen) for name in type(value).model_fields}
     if isinstance(value, list | tuple):
-        return [_plain(part, home) for part in value]
+        return [_plain(part, home, seen) for part in value]
     if isinstance(value, Path):
-        files = sorted(value.rglob("*")) if value.is_dir() else [value]
-        return [file_hash(file, home) for file in files if file.is_file()]
+        if value.exists():
+            files = sorted(value.rglob("*")) if value.is_dir() else [value]
+            seen[str(value)] = [file_hash(file, home) for file in files if file.is_file()]
+        return seen.get(str(value), [])
     return value
 
 
@@ -195,12 +211,12 @@ def require_one_student(run: Run) -> None:
 
 def _outlived(manifest: Mapping[str, Mapping[str, Any]]) -> set[str]:
     """Stages of an earlier student: one asked for by name is done anew, and under a budget its result is another."""
-    found, newest = set(), ""
+    found, newest = set(), 0
     for name in ("distill", "export", "evaluate", "report"):
-        finished = str(manifest[name].get("finished", "")) if name in manifest else ""
-        if finished and finished < newest:
+        turn = manifest[name].get("turn", 0) if name in manifest else newest
+        if turn < newest:
             found.add(name)
-        newest = max(newest, finished)
+        newest = max(newest, turn)
     return found
 
 
@@ -209,7 +225,7 @@ def run_all(run: Run, until: str | None = None) -> None:
     ranks.refuse_several("run")
     with run.alone():
         run.keep_recipe()
-        wanted, names = fingerprints(run), names_until(until)
+        wanted, names = _fingerprints_kept(run), names_until(until)
         for standing in list(states(run)):
             if standing.name in names and standing.state != "done":
                 _build(run, stage_named(standing.name), wanted[standing.name], standing.state)
@@ -236,7 +252,7 @@ def run_stage(run: Run, name: str, **how: str) -> None:
                 f"`{name}` reads {', '.join(f'`{needed}` ({standing[needed]})' for needed in unready)}",
                 f"potstill {unready[0]} {run.folder}",
             )
-        _build(run, stage, fingerprints(run)[name], standing[name], **how)
+        _build(run, stage, _fingerprints_kept(run)[name], standing[name], **how)
         run.keep_recipe()  # a stage may have been asked for with other settings than the run began with
 
 

@@ -132,16 +132,15 @@ class Run:
     def building(self, name: str, fingerprint: str) -> Iterator[Path]:
         """Yield the partial folder of a stage; rename it and note it in the manifest when whole.
 
-        A partial folder of the same fingerprint is kept, so that a killed stage goes on; any other is removed.
+        A partial folder of the same fingerprint is kept, so that a killed stage goes on; any other is set aside.
         """
-        partial, stamp = self.partial(name), self.partial(name) / ".fingerprint"
-        if partial.exists() and (not stamp.exists() or stamp.read_text() != fingerprint):
-            shutil.rmtree(partial)
+        partial = self.partial(name)
+        self._take_up(name, fingerprint)
         partial.mkdir(parents=True, exist_ok=True)
         for aside in self.folder.glob(".*.old"):  # of a kill while it was removed
             if (self.folder / aside.name[1 : -len(".old")]).exists():
                 shutil.rmtree(aside)
-        write_text(stamp, fingerprint)
+        write_text(partial / ".fingerprint", fingerprint)
         started, before = time.monotonic(), _seconds_spent(partial)
         forget_peak()  # an earlier stage's is not this one's
         try:
@@ -151,12 +150,38 @@ class Run:
             raise
         self._finish(name, fingerprint, before + time.monotonic() - started)
 
+    def _take_up(self, name: str, fingerprint: str) -> None:
+        """Find what was begun like this; the latest that was begun otherwise waits until this one is finished.
+
+        It may be hours of work, and all that is different an option that was forgotten.
+        """
+        partial = self.partial(name)
+        begun = self.stamp(partial)
+        if partial.exists() and not begun:
+            shutil.rmtree(partial)
+        elif partial.exists() and begun != fingerprint:
+            self._drop_aside(name, but=fingerprint)
+            self.progress.say(f"[{name}] what was begun with other settings is set aside until this one is finished")
+            partial.replace(self._aside(name, begun))
+        if (waiting := self._aside(name, fingerprint)).exists() and not partial.exists():
+            waiting.replace(partial)
+            self.progress.say(f"[{name}] what was set aside is taken up again")
+
+    def _aside(self, name: str, fingerprint: str) -> Path:
+        return self.folder / f".{name}.{fingerprint}.aside"
+
+    def _drop_aside(self, name: str, but: str | None = None) -> None:
+        for aside in self.folder.glob(f".{name}.*.aside"):
+            if but is None or aside != self._aside(name, but):
+                shutil.rmtree(aside)
+
     def _finish(self, name: str, fingerprint: str, seconds: float) -> None:
         partial, final, aside = self.partial(name), self.folder / name, self.folder / f".{name}.old"
         stages = self.manifest()
         stages[name] = {
             "fingerprint": fingerprint,
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "turn": next_turn(stages),
             "seconds": round(seconds, 1),
             "peak_memory_mb": round(peak_memory_mb()),
             "versions": library_versions(),
@@ -173,6 +198,7 @@ class Run:
             (final / hidden).unlink(missing_ok=True)
         if aside.exists():
             shutil.rmtree(aside)
+        self._drop_aside(name)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -186,6 +212,11 @@ class Run:
             raise Problem(
                 f"{self.folder} is in use by another potstill", "Wait for it, or give another --run."
             ) from None
+
+
+def next_turn(stages: Mapping[str, Mapping[str, Any]]) -> int:
+    """A number above those of all stages: which was finished after which, whatever the machine's clock did."""
+    return 1 + max((entry.get("turn", 0) for entry in stages.values()), default=0)
 
 
 def open_run(folder: Path, home: Path | None = None, progress: Progress | None = None) -> Run:

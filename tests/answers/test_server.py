@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from answers.fakes import own, run_with
 from potstill.answers import read_answers, server, ship, write_answers
 from potstill.models.engine import Sampling
 from potstill.problem import Problem
+from potstill.prompts.prompt import GOLDEN
 from potstill.recipe import AnswersSection, with_server
 from potstill.run import Run, read_json
 
@@ -32,6 +34,7 @@ class StandIn(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.address = f"http://127.0.0.1:{self.server_port}/v1"
         self.faults: list[int] = []
+        self.unwanted: set[str] = set()
         self.models = ["m"]
         self.asked: list[dict[str, Any]] = []
         self.keys: set[str | None] = set()
@@ -48,6 +51,9 @@ class Handler(BaseHTTPRequestHandler):
         self.server.keys.add(self.headers["Authorization"])
         if self.server.faults:
             self._send(self.server.faults.pop(), {"error": {"message": "not now"}})
+            return
+        if body["messages"][0]["content"] in self.server.unwanted:
+            self._send(400, {"error": {"message": "data inspection failed"}})
             return
         self.server.asked.append(body)
         text = f"{body['messages'][0]['content']}{body['seed']}"
@@ -115,11 +121,40 @@ def test_a_busy_server_is_asked_again_and_a_refusal_is_resumed_from(tmp_path: Pa
     log.parent.mkdir()
     log.with_name(".fingerprint").write_text("1")
     log.write_bytes(b"".join(whole.splitlines(keepends=True)[:2]))
-    stand_in.faults = [400]
-    with pytest.raises(Problem, match=r"refuses \(400: .*not now"):
+    stand_in.faults = [403]
+    with pytest.raises(Problem, match=r"refuses \(403: .*not now"):
         built(run, stand_in.address)
     assert built(run, stand_in.address).joinpath("answers.jsonl").read_bytes() == whole
     assert len({body["seed"] for body in stand_in.asked}) == 4
+
+
+def test_a_prompt_that_the_server_does_not_take_is_left_out(tmp_path: Path, stand_in: StandIn) -> None:
+    run = run_with(tmp_path, own(5), answers={"context": 128, "max_tokens": 64, "slots": 2})
+    stand_in.unwanted = {own(5)[2].text}
+    folder = built(run, stand_in.address)
+    assert [one.prompt.id for one in read_answers(folder / "answers.jsonl")] == [own(5)[i].id for i in (0, 1, 3, 4)]
+    (refused,) = read_json(folder / "report.json")["refused"]
+    assert refused["id"] == own(5)[2].id and "data inspection failed" in refused["why"]
+
+
+def test_a_server_that_takes_nothing_is_told_at_once(
+    tmp_path: Path, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "TELLING", 3)
+    run = run_with(tmp_path, own(9), answers={"context": 128, "max_tokens": 64, "slots": 1})
+    stand_in.unwanted = {prompt.text for prompt in own(9)}
+    with pytest.raises(Problem, match=r"refuses \(400: .*data inspection failed"):
+        built(run, stand_in.address)
+    monkeypatch.setattr(server, "TELLING", 100)
+    with pytest.raises(Problem, match=r"No training prompt has an answer .*data inspection failed"):
+        built(run, stand_in.address)
+
+
+def test_shipped_answers_are_not_another_teacher_s(tmp_path: Path, stand_in: StandIn) -> None:
+    golden = [replace(prompt, source=GOLDEN) for prompt in own(2)]
+    run = run_with(tmp_path, golden, answers={"context": 128, "max_tokens": 64})
+    built(run, stand_in.address)
+    assert len(stand_in.asked) == 2
 
 
 def test_nobody_is_sent_elsewhere(tmp_path: Path, stand_in: StandIn) -> None:

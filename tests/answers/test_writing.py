@@ -174,6 +174,7 @@ def test_batches_are_written_the_same_after_a_kill(
     teacher = SimpleNamespace(name="tiny", checkpoint=tiny_checkpoint, sha256="0" * 64)
     monkeypatch.setattr("potstill.models.teacher.find_teacher", lambda *_: teacher)
     monkeypatch.setattr("potstill.models.batch_writing.MOST_TEXTS", 4)
+    monkeypatch.setattr("potstill.machine.fastest_dtype", lambda: "float32")  # a probe: not twice the same
     settings = {"context": 128, "max_tokens": 12, "temperature": 1.0, "writer": "together"}
     whole = built(run_with(tmp_path / "whole", own(10), answers=settings))
     assert {one.finish for one in read_answers(whole / "answers.jsonl")} <= {"stop", "length"}

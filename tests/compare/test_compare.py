@@ -259,8 +259,8 @@ class TestPage:
 def test_scores_of_an_earlier_student_are_compared_with_nobodys(tmp_path: Path) -> None:
     runs = [build(tmp_path / name, answers(HARD)) for name in ("one", "other")]
     stages = {
-        "evaluate": {"finished": "2026-01-01T10:00:00+00:00"},
-        "export": {"finished": "2026-01-01T10:00:01+00:00"},
+        "evaluate": {"turn": 1},
+        "export": {"turn": 2},
     }
     write_json(runs[1] / "manifest.json", {"recipe": "other", "stages": stages})
     with pytest.raises(Problem, match=r"other: `evaluate` is of an earlier student.*potstill evaluate"):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potstill.distill.batches import collate
-from potstill.distill.companion import Batch, Idle
+from potstill.distill.companion import Batch, Companion
 from potstill.distill.shares import gradient_shares
 from potstill.signals.formats import Rows
 from potstill.signals.store import SignalStore
@@ -109,7 +109,7 @@ def test_given_answers_teach_their_own_tokens_alone(tiny_model: PreTrainedModel,
         assert line["loss"] == pytest.approx(taught / store.rows, rel=1e-4)
 
 
-class Extra(Idle):
+class Extra(Companion):
     """Adds a small loss to every step."""
 
     def __init__(self, student: PreTrainedModel) -> None:
@@ -119,7 +119,7 @@ class Extra(Idle):
         return {"extra": 0.01 * self.student.get_output_embeddings().weight.square().sum()}
 
 
-class Scribe(Idle):
+class Scribe(Companion):
     """Notes every call; may give a batch of its own."""
 
     def __init__(self, name: str, calls: list[tuple], own: tuple[Batch, Rows] | None = None) -> None:

@@ -14,10 +14,12 @@ from test_store import build_store
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from potstill.distill import Log, newest_checkpoint, training_arguments
+from potstill.distill import trainer as training
 from potstill.distill.batches import LengthBatches, collate
 from potstill.distill.companion import Companion
 from potstill.distill.schedule import Clock, StepCount
 from potstill.distill.trainer import DistillTrainer, Pace
+from potstill.problem import Problem
 from potstill.progress import Silent
 from potstill.recipe import Recipe, validate_recipe
 from potstill.signals.store import SignalStore
@@ -99,6 +101,46 @@ def test_training_brings_the_student_nearer(tiny_model: PreTrainedModel, tmp_pat
     store = build_store(tiny_model, tmp_path / "s", kind)
     lines = train(changed(tiny_model, 1), store, tmp_path / "run", recipe_with(epochs=8.0))
     assert lines[-1]["forward_kl"] < 0.5 * lines[0]["forward_kl"]
+
+
+def test_a_single_step_moves_the_student(tiny_model: PreTrainedModel, tmp_path: Path) -> None:
+    store, student = build_store(tiny_model, tmp_path / "s", "hidden"), changed(tiny_model, 1)
+    lines = train(student, store, tmp_path / "run", recipe_with(epochs=1.0, batch_tokens=10_000))
+    assert len(lines) == 1 and largest_difference(student, changed(tiny_model, 1)) > 0
+
+
+def test_the_rate_of_a_step_is_that_of_its_middle(
+    tiny_model: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trainer asks for the rate of the next step before it says that this one has ended."""
+    store, time = build_store(tiny_model, tmp_path / "s", "hidden"), [0.0]
+    asked: list[float] = []
+
+    class SixSeconds(Companion):
+        def before_update(self) -> None:
+            time[0] += 6.0
+
+    def factor(progress: float, *_: object) -> float:
+        asked.append(progress)
+        return 1.0
+
+    monkeypatch.setattr(training, "learning_rate_factor", factor)
+    clock = Clock(60.0, now=lambda: time[0])
+    lines = train(
+        changed(tiny_model, 1), store, tmp_path / "run", recipe_with(budget_minutes=1.0), companions=[SixSeconds()],
+        clock=clock,
+    )  # fmt: skip
+    assert len(lines) == 10
+    assert asked[-10:-1] == pytest.approx([(step + 0.5) / 10 for step in range(1, 10)])
+
+
+def test_a_loss_that_is_no_number_ends_the_training(tiny_model: PreTrainedModel, tmp_path: Path) -> None:
+    store, student = build_store(tiny_model, tmp_path / "s", "hidden"), changed(tiny_model, 1)
+    with torch.no_grad():
+        next(student.parameters())[0, 0] = torch.inf
+    with pytest.raises(Problem, match="step 1: the loss is no number any more"):
+        train(student, store, tmp_path / "run", recipe_with(checkpoint_seconds=1e-6))
+    assert newest_checkpoint(tmp_path / "run") is None
 
 
 def test_eight_small_batches_are_one_big_batch(tiny_model: PreTrainedModel, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from potstill.evaluate.scorecard import (
     ratio,
     read_measures,
     repeated,
+    student_t,
     unmeasured,
 )
 
@@ -56,6 +57,27 @@ def test_few_rounds_hold_the_truth_as_often_as_they_say(rounds: int) -> None:
     assert 930 <= held <= 975 and found[0].n == rounds
     assert (repeated([3.0], "ms").low, repeated([3.0], "ms").value) == (None, 3.0)
     assert repeated([0.1, 9.0], "ms").low == 0.0
+
+
+@pytest.mark.parametrize("rows", [2, 3, 5, 8, 40])
+def test_few_rows_hold_the_truth_as_often_as_they_say(rows: int) -> None:
+    random = np.random.default_rng(0)
+    samples = [mean_of(random.normal(100.0, 5.0, rows).tolist()) for _ in range(500)]
+    found = [bootstrap(one, ratio, "ms", 400, seed=0) for one in samples]
+    held = sum(one.low is not None and one.high is not None and one.low <= 100 <= one.high for one in found)
+    assert 455 <= held <= 490
+
+
+def test_no_interval_leaves_what_the_unit_can_be() -> None:
+    assert bootstrap(mean_of([5.0, 4.0]), ratio, "1–5", 100, seed=0).high == 5.0
+    wide = bootstrap(mean_of([0.1, 0.9]), ratio, "share", 100, seed=0)
+    assert (wide.low, wide.high) == (0.0, 1.0)
+
+
+def test_student_s_t_goes_on_behind_the_table() -> None:
+    assert student_t(1) == 12.706
+    assert student_t(16) == pytest.approx(2.1199, abs=2e-4)
+    assert student_t(39) == pytest.approx(2.0227, abs=2e-4)
 
 
 def test_long_answers_count_for_more() -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from potstill.export.proof import prove
 from potstill.models.examples import Example
 from potstill.models.gguf import write_gguf
+from potstill.models.llama import LlamaReader
 from potstill.problem import Problem
 from potstill.progress import Silent
 from tiny import save_checkpoint
@@ -72,6 +73,17 @@ def test_a_lost_bias_is_refused(student: Path, tmp_path: Path, examples: list[Ex
     save_file(weights, tmp_path / "other" / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(Problem, match="nats from its student"):
         prove(student, gguf_of(tmp_path / "other", tmp_path), examples, TOLERANCE)
+
+
+def test_logits_that_are_no_numbers_are_refused(
+    student: Path, tmp_path: Path, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(reader: LlamaReader, ids: list[int]) -> np.ndarray:
+        return np.full((len(ids), 640), np.nan, dtype=np.float32)
+
+    monkeypatch.setattr(LlamaReader, "logits", broken)
+    with pytest.raises(Problem, match="numbers of it that are none"):
+        prove(student, gguf_of(student, tmp_path, "Q8_0"), examples, None)
 
 
 def test_another_tokenizer_is_refused(student: Path, tmp_path: Path, examples: list[Example]) -> None:

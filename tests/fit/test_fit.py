@@ -11,12 +11,13 @@ import pytest
 
 from listening import Listening
 from potstill import pipeline
-from potstill.fit import NEEDED, Limits, Wishes, fit, measuring
+from potstill.fit import NEEDED, Limits, Wishes, _make_ready, fit, measuring
 from potstill.models.engine import Threads
 from potstill.models.speed import SpeedSample
 from potstill.problem import Problem
 from potstill.recipe import Recipe, load_recipe, validate_recipe
-from potstill.run import Run
+from potstill.run import Run, write_json
+from potstill.run import open_run as opened_run
 from stopping import Stopping
 from test_end_to_end import QUESTIONS, RECIPE
 from tiny import save_checkpoint
@@ -114,6 +115,20 @@ def test_without_healing_it_says_why(ready: Path, timed: list[str], tmp_path: Pa
         parameters = [one.timed.candidate.parameters for one in found.proposals]
         assert parameters == sorted(parameters, reverse=True)
     assert stale.manifest() == before  # a finished run is not made anew by the way
+
+
+def test_a_stale_stage_is_made_again_by_a_command_that_knows_the_recipe(place: Path) -> None:
+    """A verb reads the recipe in the run folder: of no use to somebody who gave `fit` a changed one."""
+    kept = open_run(place, "old", Listening())
+    kept.keep_recipe()
+    (kept.folder / "prompts").mkdir()
+    write_json(kept.folder / "manifest.json", {"stages": {"prompts": {"fingerprint": "of another recipe"}}})
+    changed = open_run(place, "old", Listening(), seed=7)
+    for run, command in (
+        (opened_run(kept.folder, place / "home"), f"potstill prompts {kept.folder}"),
+        (changed, f"potstill run RECIPE --run {kept.folder} --until signals"),
+    ):
+        assert _make_ready(run) == f"`prompts` of {kept.folder} is stale: {command} makes it again"
 
 
 def test_a_type_that_is_left_open_must_be_given(place: Path) -> None:

@@ -19,7 +19,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub.hf_api import ModelInfo
 
-from potstill.models import hub
+from potstill.models import download, hub
 from potstill.models.catalogue import Entry, HubFile
 from potstill.models.download import Unavailable
 from potstill.models.hub import Listing, fetch_from_hub, fetch_repository, list_repository
@@ -53,8 +53,12 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Answer)
         self.files: dict[str, bytes] = {"small.gguf": CONTENT}
         self.requests: list[tuple[str, str, str | None]] = []
+        self.tokens: list[str | None] = []
         self.knows_ranges = True
         self.breaks_after: int | None = None
+        self.always_breaks = False
+        self.portal = False
+        """Whether somebody must log in first: every answer is a page that says so."""
 
     def url(self, _repository: str, name: str, **_: Any) -> str:
         return f"http://127.0.0.1:{self.server_port}/{name}"
@@ -81,20 +85,28 @@ class Answer(BaseHTTPRequestHandler):
     def _answer(self, body: bool) -> None:
         name, wanted = self.path.strip("/"), self.headers.get("Range")
         self.server.requests.append((self.command, name, wanted))
+        self.server.tokens.append(self.headers.get("Authorization"))
         content = self.server.files.get(name)
         if content is None:
             self.send_error(404)
             return
+        if self.server.portal:
+            content, wanted = b"<html>Please log in</html>", None
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.server.knows_ranges else 0
         self.send_response(206 if start else 200)
         self.send_header("X-Repo-Commit", "c" * 40)
         self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
         self.send_header("Content-Length", str(len(content) - start))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        if self.server.portal:
+            self.send_header("Content-Type", "text/html; charset=utf-8")
         self.end_headers()
         if body:
             rest = content[start:]
             if self.server.breaks_after is not None:
-                rest, self.server.breaks_after = rest[: self.server.breaks_after], None
+                rest = rest[: self.server.breaks_after]
+                self.server.breaks_after = 0 if self.server.always_breaks else None
             self.wfile.write(rest)
 
 
@@ -107,7 +119,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     monkeypatch.setattr(hub, "_offline", lambda: False)
-    monkeypatch.setattr(hub.time, "sleep", lambda _: None)
+    monkeypatch.setattr(download.time, "sleep", lambda _: None)
     yield served
     served.shutdown()
     served.server_close()
@@ -151,11 +163,47 @@ def test_a_broken_connection_is_taken_up_again(server: Hub, tmp_path: Path) -> N
 
 
 def test_a_connection_that_never_brings_anything_is_given_up(server: Hub, tmp_path: Path) -> None:
-    server.files["small.gguf"] = b""
+    server.always_breaks, server.breaks_after = True, 0
 
-    with pytest.raises(Unavailable):
-        hub.stream(server.url("", "small.gguf"), tmp_path / "part", 10, "small", Silent())
-    assert len(server.ranges) == hub.ATTEMPTS
+    with pytest.raises(Unavailable, match="the Hub"):
+        fetch_from_hub(ENTRY, tmp_path / "here.gguf", tmp_path, Silent())
+    assert len(server.ranges) == download.ATTEMPTS
+
+
+def test_a_log_in_page_never_becomes_the_head_of_a_file(server: Hub, listing: Listing, tmp_path: Path) -> None:
+    partial = tmp_path / "downloads" / "model.safetensors.part"
+    partial.parent.mkdir()
+    partial.write_bytes(CONTENT[:1000])
+    server.portal = True
+    with pytest.raises(Unavailable, match=r"the Hub \(.*\): a web page came"):
+        fetch_repository(listing, tmp_path / "checkpoint", tmp_path / "downloads", Silent())
+    assert partial.read_bytes() == CONTENT[:1000]
+    assert len(server.ranges) == 1
+    server.portal = False
+    server.requests.clear()
+
+    fetch_repository(listing, tmp_path / "checkpoint", tmp_path / "downloads", Silent())
+
+    assert (tmp_path / "checkpoint" / "model.safetensors").read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=1000-"]
+
+
+def test_the_token_is_sent_to_the_hub(
+    server: Hub, listing: Listing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_secret")
+
+    fetch_repository(listing, tmp_path / "checkpoint", tmp_path / "downloads", Silent())
+
+    assert server.tokens == ["Bearer hf_secret"] * 2
+
+
+def test_a_file_that_is_not_there_is_asked_for_once(server: Hub, listing: Listing, tmp_path: Path) -> None:
+    del server.files["model.safetensors"]
+
+    with pytest.raises(Unavailable, match="404"):
+        fetch_repository(listing, tmp_path / "checkpoint", tmp_path / "downloads", Silent())
+    assert len(server.ranges) == 2
 
 
 def test_another_file_of_that_name_is_not_even_fetched(server: Hub, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def build_run(folder: Path, checkpoint: Path, types: tuple[str, ...] = TYPES, **
             write_json(folder / stage / "report.json", report)
     write_json(folder / "evaluate" / "scorecard.json", SCORECARD)
     stages = {
-        name: {"fingerprint": name[:1] * 16, "finished": "2026-11-24T08:20:11+00:00", "seconds": 9.6,
+        name: {"fingerprint": name[:1] * 16, "finished": "2026-11-24T08:20:11+00:00", "turn": 3, "seconds": 9.6,
                "versions": {"potstill": "0.1.0"}, "machine": "x86_64, 2 cores"}
         for name in ("export", "evaluate")
     }  # fmt: skip
@@ -111,6 +111,8 @@ class Answer(BaseHTTPRequestHandler):
             return
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(content) - start))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.end_headers()
         rest = content[start:]
         if path.suffix == ".gguf" and self.server.breaks:

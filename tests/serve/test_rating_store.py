@@ -30,6 +30,12 @@ def test_settings_are_read(tmp_path: Path) -> None:
     assert settings.questions == tuple(QUESTIONS)
 
 
+def test_settings_may_begin_as_powershell_writes_them(tmp_path: Path) -> None:
+    path = write_rating(tmp_path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load_rating_settings(path, MODELS).models == MODELS
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -6,9 +6,9 @@ import asyncio
 import csv
 import io
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from page_server import ScriptedPool, build_app, write_rating
 
 from potstill.evaluate.naturalness import ratings_file, read_ratings
 from potstill.problem import Problem
-from potstill.serve import server
+from potstill.serve import ratings, server
 from potstill.serve.errors import ApiError
 from potstill.serve.ratings import paced
 from potstill.serve.settings import Settings
@@ -245,27 +245,48 @@ def test_pieces_depend_on_length_alone() -> None:
     assert sum(asyncio.run(lengths(one))) == 200
 
 
-def test_the_pace_is_the_one_asked_for() -> None:
-    async def spend() -> float:
-        begun = time.monotonic()
-        async for _ in paced("x" * 30, 100.0):
-            pass
-        return time.monotonic() - begun
+@pytest.mark.parametrize(
+    ("pace", "times"),
+    [
+        (16.0, [place / 16 for place in range(30)]),  # a character each
+        (100.0, [place * 0.04 for place in range(8)]),  # four each: no more pieces a second than 25
+    ],
+)
+def test_the_pace_is_the_one_asked_for(monkeypatch: pytest.MonkeyPatch, pace: float, times: list[float]) -> None:
+    slept = [0.0]
 
-    assert asyncio.run(spend()) >= 0.25  # 30 characters at 100 a second; a sleep never ends early
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    async def spend() -> list[float]:
+        return [sum(slept) async for _ in paced("x" * 30, pace)]
+
+    monkeypatch.setattr(ratings, "asyncio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(ratings, "time", SimpleNamespace(monotonic=lambda: sum(slept)))
+
+    assert asyncio.run(spend()) == times
 
 
-def test_another_student_begins_without_ratings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Path | None] = []
+class Enough(Exception):
+    """The server would now begin."""
 
-    class Enough(Exception):
-        pass
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[Path | None]:
+    """Where the ratings of each server would go that is started."""
+    files: list[Path | None] = []
 
     def create_app(_: object, settings: Settings) -> None:
-        seen.append(settings.ratings_file)
+        files.append(settings.ratings_file)
         raise Enough
 
     monkeypatch.setattr(server, "create_app", create_app)
+    return files
+
+
+def test_another_student_begins_without_ratings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: list[Path | None]
+) -> None:
     student = tmp_path / "student.gguf"
     for content in (b"one", b"another", b"one"):
         student.write_bytes(content)

@@ -45,6 +45,7 @@ def make_run(place: Path, **vocab: object) -> Run:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    pytest.importorskip("gensim")
     place = tmp_path_factory.mktemp("foreign")
     save_checkpoint(place / "teacher")
     save_phi3(place / "base", num_hidden_layers=2)

@@ -72,6 +72,7 @@ def chat_about(name: str) -> list[Piece]:
 
 def test_script_variants_land_together() -> None:
     """微信, wechat and WeChat keep the same company; other words keep another."""
+    pytest.importorskip("gensim")
     cuts = [(chat_about(one), chat_about(other)) for one in ("微信", "wechat") for other in ("WeChat", "微信")] * 12
     others = [[part.encode() for part in ("番茄", "炒", "鸡蛋", "要", "先", "打散", "再", "下锅")]] * 48
     corpus = list(sentences([*cuts, *zip(others, others, strict=True)], 0))
@@ -88,6 +89,7 @@ def test_torn_characters_and_blanks_are_no_words() -> None:
 
 
 def test_what_is_left_goes_where_the_recipe_says() -> None:
+    pytest.importorskip("gensim")
     student, teacher = student_speaker(), teacher_speaker()
     alone = bind(student, teacher, SENTENCES, section(neighbours=False), 0)
     assert set(alone.how) == {EXACT, ""}

@@ -14,7 +14,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import replace
@@ -40,7 +40,15 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 TIMEOUT_S = 600.0
 """Longest silence: a busy server says nothing until an answer is whole."""
 BUSY = {408, 409, 425, 429, 500, 502, 503, 504}
+UNWANTED = {400, 413, 422}
+"""Said to a prompt that the server's filter or context does not take; or to all, where something is set up wrong."""
+TELLING = 20
+"""So many refusals without an answer, and it is the latter."""
 LARGEST_REPLY = 16_000_000
+
+
+class Refusal(Problem):
+    """The server does not take this request; it may take others."""
 
 
 class Connection:
@@ -121,7 +129,8 @@ class Connection:
                 f"{self.address} sends us elsewhere ({status})", "Give the address it means, if you trust it."
             )
         remedy = f"Put its key into {KEY}." if status in (401, 403) else "Mend it, and run again: nothing is lost."
-        return Problem(f"{self.address} refuses ({status}: {words})", remedy)
+        kind = Refusal if status in UNWANTED else Problem
+        return kind(f"{self.address} refuses ({status}: {words})", remedy)
 
 
 class Server:
@@ -135,6 +144,13 @@ class Server:
         self._model = self._choose(address.partition("#")[2])
         self._tokenizer, self._settings = tokenizer, settings
         self.server: str | None = f"{self._model} at {self._connection.address}"
+        self._refused: dict[str, str] = {}
+        self._answered = False
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Ids of prompts that the server does not take → its words."""
+        return self._refused
 
     def count_tokens(self, prompt: str | Sequence[dict[str, str]]) -> int:
         """The teacher's tokens of a plain text, or of a conversation with its template."""
@@ -150,7 +166,10 @@ class Server:
             yield left[begin : begin + WINDOW]
 
     def write(self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[int]) -> Iterator[tuple[int, Reply]]:
-        """Position and reply, in the order of finishing; breaking off asks nothing more."""
+        """Position and reply, in the order of finishing; breaking off asks nothing more.
+
+        Prompts that the server does not take are noted in `refused`. Raises: Problem where it takes none.
+        """
         crew = ThreadPoolExecutor(self._settings.slots, thread_name_prefix="potstill-server")
         own = [replace(sampling, seed=seed) for seed in seeds]
         asked = {
@@ -159,12 +178,23 @@ class Server:
         }
         try:
             for future in as_completed(asked):
-                yield asked[future], future.result()
+                try:
+                    reply = future.result()
+                except Refusal as refusal:
+                    self._note(prompts[asked[future]], refusal)
+                    continue
+                self._answered = True
+                yield asked[future], reply
         except BaseException:
             crew.shutdown(wait=False, cancel_futures=True)
             self._connection.break_off()
             raise
         crew.shutdown()
+
+    def _note(self, prompt: Prompt, refusal: Refusal) -> None:
+        self._refused[prompt.id] = refusal.what
+        if not self._answered and len(self._refused) >= TELLING:
+            raise refusal
 
     def _choose(self, named: str) -> str:
         if named:

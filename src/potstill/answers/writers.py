@@ -7,8 +7,9 @@ Does not know: files, which answers there are already beyond their prompts' ids.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from potstill.machine import fastest_dtype, usable_cores
@@ -37,6 +38,10 @@ class Writer(Protocol):
     dtype: str | None
     """What PyTorch computes in, where it writes."""
 
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Ids of prompts that it would not answer → why."""
+
     def count_tokens(self, prompt: str | Sequence[dict[str, str]]) -> int:
         """Tokens of a plain text, or of a conversation with its template."""
 
@@ -56,6 +61,7 @@ class Slots:
 
     server: str | None = None
     dtype: str | None = None
+    refused: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, engine: Engine, window: int) -> None:
         self._engine, self._window = engine, window
@@ -79,6 +85,7 @@ class Together:
     """
 
     server: str | None = None
+    refused: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, writer: BulkWriter, dtype: str) -> None:
         self._writer = writer

@@ -49,6 +49,7 @@ class Work:
     written_tokens: int = 0
     seconds: float = 0.0
     too_long: list[tuple[Prompt, int]] = field(default_factory=list)
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_answers(run: Run, folder: Path, engine: str = LOCAL) -> None:
@@ -74,7 +75,9 @@ def write_answers(run: Run, folder: Path, engine: str = LOCAL) -> None:
     answers = [answer for answer in answers if answer.text.strip()]
     if not any(answer.prompt.split == "train" for answer in answers):
         raise Problem(
-            f"No training prompt has an answer ({len(empty)} came back empty, {len(work.too_long)} are too long)",
+            f"No training prompt has an answer ({len(empty)} came back empty, {len(work.too_long)} are too long"
+            + "".join(f"; {why}" for why in [*work.refused.values()][:1])
+            + ")",
             "Choose another teacher or other prompts.",
         )
     save_answers(folder / "answers.jsonl", answers)
@@ -85,7 +88,7 @@ def write_answers(run: Run, folder: Path, engine: str = LOCAL) -> None:
 
 def _shipped(run: Run, prompts: Sequence[Prompt], teacher: Teacher) -> Work:
     work, ours = Work(), [prompt for prompt in prompts if prompt.source == GOLDEN or is_made_up(prompt)]
-    if ours and not run.recipe.answers.fresh:
+    if ours and not run.recipe.answers.fresh and run.recipe.answers.server is None:
         shipped, why_not = shipped_answers(package_folder(), ours, teacher.sha256, settings_of(run.recipe.answers))
         work.answers |= shipped
         work.shipped = len(shipped)
@@ -114,6 +117,7 @@ def _answer_the_rest(
         )
         written = results(LOCAL if writer.server else engine, batches, here, elsewhere)
         _keep(written, sum(map(len, batches)), run.progress, log, work)
+        work.refused = writer.refused
 
 
 @contextmanager
@@ -216,6 +220,7 @@ def _report(
             "given": finishes["given"],
         },
         "empty": list(empty),
+        "refused": [{"id": name, "why": why} for name, why in work.refused.items()],
         "too_long": [{"id": prompt.id, "source": prompt.source, "tokens": tokens} for prompt, tokens in work.too_long],
         "longest_prompt": _longest_prompt(run.recipe.answers),
         "seconds": round(work.seconds, 1),
@@ -235,5 +240,6 @@ def _say(progress: Progress, answers: Sequence[Answer], empty: Sequence[str], wo
         + (f", {cut:,} of them cut at the limit" if cut else "")
         + (f"; {len(empty):,} empty ones left out" if empty else "")
         + (f"; {len(work.too_long):,} prompts too long and left out" if work.too_long else "")
+        + (f"; {len(work.refused):,} that the server refuses left out (report.json says why)" if work.refused else "")
         + (f"; {work.written_tokens / work.seconds:.0f} tokens/s" if work.written else "")
     )

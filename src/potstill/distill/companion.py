@@ -7,7 +7,7 @@ Does not know: the trainer.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
@@ -17,42 +17,23 @@ Batch = dict[str, Tensor]
 """As `batches.collate` makes it."""
 
 
-class Companion(Protocol):
-    """Goes along with a training. The trainer asks in this order, every step."""
+class Companion:
+    """Goes along with a training. The trainer asks in this order, every step; what is not overridden does nothing."""
 
     def begin_step(self, step: int, progress: float) -> None:
-        """Before a step (counted from 0) at some progress in [0, 1]: write, read, round, whatever is due."""
+        """Before a step (counted from 0) that ends at some progress in [0, 1]: write, read, round, whatever is due."""
 
     def batch(self) -> tuple[Batch, Rows] | None:
         """What this micro-batch learns from instead of the cached one; None: the cached one."""
+        return None
 
     def before_update(self) -> None:
         """All gradients of the step are there, the weights have not moved yet."""
 
     def losses(self) -> dict[str, Tensor]:
         """Weighted scalar losses by name, added once a step to the mean over positions; empty where none is due."""
-
-    def end(self) -> dict[str, Any]:
-        """After the last step: put back what was changed. Returns: lines for report.json."""
-
-
-class Idle:
-    """Does none of it: a companion overrides what it does."""
-
-    def begin_step(self, step: int, progress: float) -> None:
-        """Nothing is due."""
-
-    def batch(self) -> tuple[Batch, Rows] | None:
-        """The cached one."""
-        return None
-
-    def before_update(self) -> None:
-        """Nothing to put back."""
-
-    def losses(self) -> dict[str, Tensor]:
-        """None."""
         return {}
 
     def end(self) -> dict[str, Any]:
-        """Nothing to say."""
+        """After the last step: put back what was changed. Returns: lines for report.json."""
         return {}

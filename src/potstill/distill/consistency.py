@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from potstill.answers.answer import Answer
 from potstill.answers.tokenize import tokenize
 from potstill.distill.batches import collate
-from potstill.distill.companion import Idle
+from potstill.distill.companion import Companion
 from potstill.distill.notes import StepNotes
 from potstill.models.anatomy import body, head_weight
 from potstill.models.embedder import Embed, meanings
@@ -103,7 +103,7 @@ class Sampled:
     tokens: int
 
 
-class Consistency(Idle):
+class Consistency(Companion):
     """Samples answers, rewards those that mean what their siblings mean.
 
     Args:

@@ -31,7 +31,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from potstill.distill.companion import Idle
+from potstill.distill.companion import Companion
 from potstill.distill.ranks import rank
 from potstill.models.quantise import choose_type, quantise_rows
 from potstill.problem import Problem
@@ -49,7 +49,7 @@ _CHUNK = 8192
 """Blocks rounded at a time: 1 MB of weights stays in the processor's cache, which makes it twice as fast."""
 
 
-class Finish(Idle):
+class Finish(Companion):
     """Rounds before a step, puts the float weights back before they are moved, rounds for good at the end.
 
     Should be the first companion: what others write with the student is then written with the weights that ship.

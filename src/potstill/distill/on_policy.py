@@ -22,7 +22,7 @@ from torch import Tensor
 from potstill.answers.answer import Answer
 from potstill.answers.tokenize import tokenize
 from potstill.distill.batches import collate
-from potstill.distill.companion import Batch, Idle
+from potstill.distill.companion import Batch, Companion
 from potstill.distill.notes import StepNotes
 from potstill.models.examples import Example, batches_by_length
 from potstill.models.reading import LAST, read_states
@@ -72,7 +72,7 @@ class TeacherReader:
         return [states[place][LAST].clone() for place in range(len(examples))]
 
 
-class OnPolicy(Idle):
+class OnPolicy(Companion):
     """Keeps a buffer of the student's latest answers and gives micro-batches of it.
 
     The buffer is not in checkpoints: a resumed training begins with a writing of its own, by the checkpoint's weights.

@@ -48,6 +48,10 @@ class Clock:
         self.reached = max(self.reached, min(1.0, (self.used() + self.step_seconds()) / self.budget_seconds))
         return self.reached
 
+    def middle(self) -> float:
+        """Where the middle of the coming step will lie: what holds for the whole of it, such as its learning rate."""
+        return max(0.0, self.progress() - self.step_seconds() / 2 / self.budget_seconds)
+
     def is_over(self) -> bool:
         """True where another step would end nearer beyond the budget than before it."""
         return self.used() + self.step_seconds() / 2 >= self.budget_seconds
@@ -67,6 +71,10 @@ class StepCount:
     def progress(self) -> float:
         """Where the coming step will end, in [0, 1]."""
         return min(1.0, (self.done + 1) / self.total)
+
+    def middle(self) -> float:
+        """Where the middle of the coming step will lie."""
+        return min(1.0, (self.done + 0.5) / self.total)
 
 
 def learning_rate_factor(progress: float, still: float, warmup: float, decay: str) -> float:

@@ -7,6 +7,7 @@ Does not know: run folders, other stages, the terminal.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,6 +45,7 @@ from potstill.distill.working import read_in
 from potstill.losses import hidden_cosine
 from potstill.models.anatomy import body, head_weight
 from potstill.models.attention import attention_maps
+from potstill.problem import Problem
 from potstill.recipe import DistillSection
 from potstill.signals.formats import Rows
 from potstill.signals.store import SignalStore
@@ -114,10 +116,14 @@ class Pace(TrainerCallback, ExportableState):
         else:
             self.clock.done = state.global_step
 
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Count the step; save or stop if it is time."""
+    def on_optimizer_step(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Count the step, before Trainer asks for the learning rate of the next one."""
         if isinstance(self.clock, Clock):
             self.clock.steps += 1
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Save or stop if it is time."""
+        if isinstance(self.clock, Clock):
             control.should_training_stop |= self.clock.is_over()
         if time.monotonic() - self.saved >= self.checkpoint_seconds:
             control.should_save, self.saved = True, time.monotonic()
@@ -129,15 +135,15 @@ class Going(TrainerCallback):
 
     def __init__(self, companions: Sequence[Companion], clock: Clock | StepCount) -> None:
         self.companions, self.clock = tuple(companions), clock
-        self.first = True
-        """No micro-batch of this step has been seen yet."""
+        self.first, self.progress = True, 0.0
+        """Whether no micro-batch of this step has been seen yet; the same progress for all of them."""
         self.notes: dict[str, Any] = {}
 
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """A step begins."""
-        self.first = True
+        self.first, self.progress = True, self.clock.progress()
         for companion in self.companions:
-            companion.begin_step(state.global_step, self.clock.progress())
+            companion.begin_step(state.global_step, self.progress)
 
     def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """The weights are about to move."""
@@ -257,7 +263,7 @@ class DistillTrainer(Trainer):
         def factor(step: int) -> float:
             if isinstance(clock, StepCount):
                 clock.done = step
-            return learning_rate_factor(clock.progress(), section.still, section.warmup, section.decay)
+            return learning_rate_factor(clock.middle(), section.still, section.warmup, section.decay)
 
         chosen = optimizer or self.optimizer
         assert chosen is not None
@@ -297,9 +303,22 @@ class DistillTrainer(Trainer):
             terms |= {n: self._logit_loss(model, seen.states, lesson.only(n), quiet=True) for n in lesson.weights}
             self._note_shares({name: scale * term for name, term in terms.items()} | extra)
         loss = loss + sum(extra.values()) if extra else loss
-        told = {name: float(value.detach()) for name, value in extra.items()}
-        self.meter.count(positions=positions, tokens=inputs["input_ids"].numel(), loss=float(loss.detach()), **told)
+        told = {"loss": float(loss.detach())} | {name: float(value.detach()) for name, value in extra.items()}
+        self._require_numbers(told)
+        self.meter.count(positions=positions, tokens=inputs["input_ids"].numel(), **told)
         return loss
+
+    def _require_numbers(self, told: Mapping[str, float]) -> None:
+        """Raises: Problem where a loss is none, before a checkpoint of such weights takes the place of a good one.
+
+        In float16 the loss scaler leaves such a step out.
+        """
+        broken = [name for name, value in told.items() if not math.isfinite(value)]
+        if broken and not self.args.fp16:
+            raise Problem(
+                f"step {self.state.global_step + 1}: the loss is no number any more ({', '.join(broken)})",
+                "Lower distill.learning_rate or distill.gradient_clip, and run again.",
+            )
 
     def _measures_shares(self) -> bool:
         """Once every so many steps, on their first micro-batch."""
@@ -355,7 +374,7 @@ class DistillTrainer(Trainer):
         given = marks[rows.cpu() // ids.shape[1]]
         cross = 0.0 if own else section.losses.cross_entropy
         weights = position_weights(thought.weights(section.losses), cross, section.joint, given, kept)
-        temperature = temperature_at(section.temperature, self.pace.clock.progress())
+        temperature = temperature_at(section.temperature, self.going.progress)
         placed = {name: weight.to(ids.device) for name, weight in weights.items()}
         return Lesson(thought, inputs["labels"], temperature, section.losses, placed)
 

@@ -20,7 +20,18 @@ from potstill.run import read_json, write_json
 
 Floats = NDArray[np.float64]
 STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
-"""97.5 % points of Student's t for 1, 2, … degrees of freedom; the last one stands for more."""
+"""97.5 % points of Student's t for 1, 2, … degrees of freedom."""
+NORMAL = 1.959964
+"""What they come to in the end."""
+LIMITS = {
+    "share": (0.0, 1.0),
+    "score": (0.0, 1.0),
+    "nats": (0.0, math.inf),
+    "perplexity": (1.0, math.inf),
+    "1–5": (1.0, 5.0),
+    "alpha": (-math.inf, 1.0),
+}
+"""Unit → what a measure cannot be below or above."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +99,7 @@ def proportion(successes: float, n: int) -> Measure:
     """
     if n == 0:
         raise ValueError("a share of nothing has no value")
-    z = 1.959964
+    z = NORMAL
     share, scale = successes / n, 1 + z * z / n
     middle = (share + z * z / (2 * n)) / scale
     half = z / scale * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -100,14 +111,15 @@ def proportion(successes: float, n: int) -> Measure:
 def bootstrap(
     samples: Sequence[Sequence[float]], statistic: Callable[[Floats], Floats], unit: str, resamples: int, seed: int
 ) -> Measure:
-    """A statistic of rows, with a percentile interval over resampled rows.
+    """A statistic of rows, with a percentile interval over resampled rows, stretched for few of them.
 
     Args:
-        samples: [n, c] one row an independent sample (an answer, a timing), not one a token.
+        samples: [n, c] one row an independent sample (an answer, a conversation), not one a token.
         statistic: from column sums [..., c] of the rows drawn to the value [...].
         resamples: draws behind the interval.
 
-    Source: Efron 1979; rows are whole answers because tokens of one answer are not independent.
+    Source: Efron 1979; rows are whole answers because tokens of one answer are not independent. The stretch: Hesterberg
+    2015, "What teachers should know about the bootstrap": of 8 rows the percentiles hold the truth 89 times in 100.
     """
     rows = np.asarray(samples, dtype=np.float64)
     value = float(statistic(rows.sum(axis=0)))
@@ -115,8 +127,22 @@ def bootstrap(
         return Measure(value, len(rows), None, None, unit)
     draws = np.random.default_rng(seed).integers(len(rows), size=(resamples, len(rows)))
     drawn = statistic(rows[draws].sum(axis=1))
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return Measure(value, len(rows), float(low), float(high), unit)
+    low, high = value + (np.percentile(drawn, [2.5, 97.5]) - value) * stretch(len(rows))
+    least, most = LIMITS.get(unit, (-math.inf, math.inf))
+    return Measure(value, len(rows), max(least, float(low)), min(most, float(high)), unit)
+
+
+def stretch(n: int) -> float:
+    """By how much percentiles of `n` resampled rows are too narrow: Student's t for 1.96, n - 1 for n."""
+    return student_t(n - 1) / NORMAL * math.sqrt(n / (n - 1))
+
+
+def student_t(freedom: int) -> float:
+    """97.5 % point of Student's t. Source: Abramowitz and Stegun 1964, 26.7.5, for more degrees than the table has."""
+    if freedom <= len(STUDENT_T):
+        return STUDENT_T[freedom - 1]
+    z = NORMAL
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
 def repeated(values: Sequence[float], unit: str) -> Measure:
@@ -128,7 +154,7 @@ def repeated(values: Sequence[float], unit: str) -> Measure:
     value, n = float(np.mean(values)), len(values)
     if n < 2:
         return Measure(value, n, None, None, unit)
-    half = STUDENT_T[min(n - 1, len(STUDENT_T)) - 1] * float(np.std(values, ddof=1)) / math.sqrt(n)
+    half = student_t(n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
     return Measure(value, n, max(0.0, value - half), value + half, unit)
 
 

@@ -7,6 +7,7 @@ Does not know: runs, recipes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,9 @@ def prove(
             largest = max(largest, float((ours - theirs).abs().max()))
             divergences.append(forward_kl(ours, theirs, 1.0))
     found = Difference(largest, float(torch.cat(divergences).mean()))
-    if tolerance is not None and not found.kl <= tolerance:
+    if not math.isfinite(found.kl):  # `max` above passes over what is no number
+        raise Problem(f"{gguf.name}: llama.cpp makes numbers of it that are none", _REMEDY)
+    if tolerance is not None and found.kl > tolerance:
         raise Problem(f"{gguf.name}: {found.kl:.2g} nats from its student, {tolerance:.2g} are allowed", _REMEDY)
     return found
 

@@ -18,8 +18,9 @@ from potstill.fit.material import find_material
 from potstill.fit.measuring import Clock, RandomFiles, Timed
 from potstill.fit.quality import Healer, Quality
 from potstill.notebook import Notebook
+from potstill.problem import Problem
 from potstill.prompts import golden, read_prompts
-from potstill.run import Run
+from potstill.run import Run, open_run
 from potstill.signals.store import SignalStore
 
 __all__ = ["Finding", "Limits", "Wishes", "fit"]
@@ -81,9 +82,18 @@ def _make_ready(run: Run) -> str:
         if standing.name not in NEEDED or standing.state == "done":
             continue
         if standing.state == "stale":  # somebody's finished run is not made anew behind his back
-            return f"`{standing.name}` of {run.folder} is stale: potstill {standing.name} {run.folder} makes it again"
+            return f"`{standing.name}` of {run.folder} is stale: {_remedy(run, standing.name)} makes it again"
         pipeline.run_stage(run, standing.name)
     return "" if len(SignalStore(run.stage("signals"), "held-out")) else "nothing is held out to compare with"
+
+
+def _remedy(run: Run, stage: str) -> str:
+    """What makes a stale stage again: its verb reads the recipe that the folder keeps, perhaps not the one given."""
+    try:
+        same = open_run(run.folder).recipe == run.recipe
+    except Problem:  # none is kept, or one of another potstill
+        same = False
+    return f"potstill {stage} {run.folder}" if same else f"potstill run RECIPE --run {run.folder} --until {NEEDED[-1]}"
 
 
 def _questions(run: Run) -> list[str]:

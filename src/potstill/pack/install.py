@@ -25,6 +25,8 @@ from potstill.progress import Progress
 
 ARRIVING = ".arriving"
 """What has come of the first file that is not yet there; no listed name begins with a dot."""
+LEFT_BY_SYSTEMS = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+"""What macOS and Windows put into a folder that somebody has looked at; it is neither refused nor copied."""
 
 
 def install(source: str | Path, home: Path, progress: Progress) -> Path:
@@ -39,7 +41,7 @@ def install(source: str | Path, home: Path, progress: Progress) -> Path:
     place = source_of(source)
     content = place.manifest()
     manifest = parse_manifest(content, f"{source}: {MANIFEST}")
-    place.refuse_unlisted({file.name for file in manifest.files})
+    place.refuse_unlisted({file.name for file in manifest.files} | LEFT_BY_SYSTEMS)
     packs = packs_folder(home)
     packs.mkdir(parents=True, exist_ok=True)
     with FileLock(packs / ".lock"):
@@ -98,11 +100,11 @@ def _fetch(place: Source, file: PackFile, folder: Path, progress: Progress) -> N
 
 
 def _is_whole(folder: Path, manifest: Manifest, content: bytes) -> bool:
-    """Whether this very pack lies here, every file with its size and hash, and nothing else."""
+    """Whether this very pack lies here, every file with its size and hash, and nothing else that somebody put there."""
     if not folder.is_dir() or folder.is_symlink():
         return False
     listed = {file.name: file for file in manifest.files}
-    if {path.name for path in folder.iterdir()} != {*listed, MANIFEST}:
+    if {path.name for path in folder.iterdir()} - (LEFT_BY_SYSTEMS - listed.keys()) != {*listed, MANIFEST}:
         return False
     if (folder / MANIFEST).read_bytes() != content:
         return False

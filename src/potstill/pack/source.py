@@ -7,24 +7,20 @@ Does not know: what a manifest means, whether a file is the right one: whoever a
 
 from __future__ import annotations
 
-import errno
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial as bound
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Protocol
 
-from potstill.models.download import CHUNK, unwritable
+from potstill.models.download import CHUNK, READ_SECONDS, Answer, Unavailable, arrived, in_one_line, stream, unwritable
 from potstill.pack.manifest import MANIFEST, MOST_BYTES, PackFile
 from potstill.problem import Problem
-from potstill.progress import Progress, Task
-
-SECONDS = 20.0
-"""How long a server may say nothing."""
-ATTEMPTS = 4
-"""Connections in a row that may bring nothing before a download is given up."""
+from potstill.progress import Progress
 
 
 class Source(Protocol):
@@ -108,11 +104,11 @@ class WebFolder:
     def manifest(self) -> bytes:
         """See `Source`."""
         try:
-            with self._open(MANIFEST) as response:
+            with self._open(MANIFEST, {"Accept-Encoding": "identity"}) as response:
                 content: bytes = response.read(MOST_BYTES + 1)
         except (OSError, HTTPException, ValueError) as error:
             raise Problem(
-                f"{self.address}{MANIFEST} can't be had ({_short(error)})", "Check address and network."
+                f"{self.address}{MANIFEST} can't be had ({in_one_line(error)})", "Check address and network."
             ) from None
         return content
 
@@ -121,56 +117,27 @@ class WebFolder:
 
     def fetch(self, file: PackFile, partial: Path, progress: Progress) -> None:
         """See `Source`."""
-        failures = 0
-        with progress.task(file.name, file.bytes, "B") as task:
-            task.advance(_size(partial))
-            while (before := _size(partial)) < file.bytes:
-                try:
-                    self._append(file, partial, task)
-                    reason = "the connection ended too early"
-                except (OSError, HTTPException) as error:
-                    self._raise_for_good(error, file, partial)
-                    reason = _short(error)
-                failures = 0 if _size(partial) > before else failures + 1
-                if failures == ATTEMPTS:
-                    raise self._given_up(file, partial, reason)
-                time.sleep(failures)
+        try:
+            stream(bound(self._connect, file.name), partial, file.bytes, file.name, progress)
+        except Unavailable as error:
+            raise Problem(
+                f"{self.address}{file.name}: {error}; {arrived(partial):,} of {file.bytes:,} bytes are here",
+                "Run the same command again: it goes on where it was.",
+            ) from error
 
-    def _append(self, file: PackFile, partial: Path, task: Task) -> None:
-        start = _size(partial)
-        with self._open(file.name, start) as response, partial.open("ab") as there:
-            skip = start if response.status == 200 else 0  # a server that knows no ranges begins at the start
-            left = file.bytes - start
-            while left and (chunk := response.read1(CHUNK)):
-                fresh = chunk[skip:][:left]
-                skip -= min(skip, len(chunk))
-                there.write(fresh)
-                left -= len(fresh)
-                task.advance(len(fresh))
+    @contextmanager
+    def _connect(self, name: str, headers: dict[str, str]) -> Iterator[Answer]:
+        try:
+            opened = self._open(name, headers)
+        except urllib.error.HTTPError as error:
+            error.close()
+            yield Answer(error.code, {}, ())
+            return
+        with opened as response:
+            stated = {key.lower(): value for key, value in response.headers.items()}
+            yield Answer(response.status, stated, iter(bound(response.read1, CHUNK), b""))
 
-    def _raise_for_good(self, error: Exception, file: PackFile, partial: Path) -> None:
-        """Raise where another try can't help: a full disk, a file that is not there or ends before its size."""
-        if isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500:
-            raise self._given_up(file, partial, _short(error)) from error
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES):
-            raise unwritable(partial, error) from error
-
-    def _given_up(self, file: PackFile, partial: Path, reason: str) -> Problem:
-        return Problem(
-            f"{self.address}{file.name}: {reason}; {_size(partial):,} of {file.bytes:,} bytes are here",
-            "Run the same command again: it goes on where it was.",
-        )
-
-    def _open(self, name: str, start: int = 0) -> HTTPResponse:
-        headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
+    def _open(self, name: str, headers: dict[str, str]) -> HTTPResponse:
         request = urllib.request.Request(self.address + urllib.parse.quote(name), headers=headers)
-        response: HTTPResponse = urllib.request.urlopen(request, timeout=SECONDS)
+        response: HTTPResponse = urllib.request.urlopen(request, timeout=READ_SECONDS)
         return response
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _short(error: Exception) -> str:
-    return (str(error).strip().partition("\n")[0] or type(error).__name__)[:200]

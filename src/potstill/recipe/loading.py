@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ def load_recipe(path: Path) -> Recipe:
     Paths inside it are taken relative to the file. Raises: Problem naming every mistake at once.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # PowerShell begins a file with a mark
         data = tomllib.loads(text)
     except FileNotFoundError:
         raise Problem(f"{path}: no such recipe", "Recipes that ship with potstill lie in recipes/.") from None
@@ -157,7 +158,7 @@ def with_target(recipe: Recipe, target_mb: float | None, max_kl: float | None) -
     Raises: Problem for a number that is not above 0.
     """
     for option, wished in (("--target-mb", target_mb), ("--max-kl", max_kl)):
-        if wished is not None and not wished > 0:
+        if wished is not None and not 0 < wished < math.inf:
             raise Problem(f"{option} = {wished:g} asks for nothing", "Give a number above 0.")
     told = {**recipe.export.model_dump(), "target_mb": target_mb, "max_kl": max_kl, "ship": "chosen"}
     return recipe.model_copy(update={"export": ExportSection.model_validate(told)})

@@ -286,6 +286,14 @@ class DistillSection(Section):
         return self
 
     @model_validator(mode="after")
+    def _the_rate_gets_to_fall(self) -> DistillSection:
+        if self.still + self.warmup > 1:
+            raise ValueError(
+                f"still + warmup = {self.still + self.warmup:g}: together they are at most 1, the whole run"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _adapters_are_not_rounded(self) -> DistillSection:
         if self.finish.share and self.trained not in ("all", "feed-forward"):
             raise ValueError(f'finish.share needs trained = "all" or "feed-forward": {self.trained} rounds no weights')

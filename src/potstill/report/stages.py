@@ -91,6 +91,7 @@ LABELS: dict[str, tuple[Words, str]] = {
     "answers.origin": (Words("origin", "来历"), ""),
     "answers.empty": (Words("empty ones left out", "剔除的空答案"), "items"),
     "answers.too_long": (Words("prompts too long", "过长的提问"), "items"),
+    "answers.refused": (Words("prompts that the server refuses", "服务器拒绝的提问"), "items"),
     "answers.longest_prompt": (Words("longest prompt allowed, tokens", "提问长度上限（词元）"), "count"),
     "answers.seconds": (Words("time writing", "书写用时"), "duration"),
     "answers.tokens_per_second": (Words("rate", "速率"), "tokens/s"),

@@ -11,13 +11,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 
 from potstill.serve import api
 from potstill.serve.access import Access
@@ -68,17 +66,7 @@ def create_app(models: Mapping[str, Callable[[], Path]], settings: Settings) -> 
 
 def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
     """From the outermost to the innermost."""
-    allowed: dict[str, Any] = {
-        "allow_origins": settings.origins,
-        "allow_methods": ["GET", "POST"],
-        "allow_headers": ["*"],
-    }
-    return [
-        Middleware(SecurityHeaders),
-        Middleware(Access, metrics=metrics),
-        *([Middleware(CORSMiddleware, **allowed)] if settings.origins else []),
-        Middleware(Guard, settings=settings),
-    ]
+    return [Middleware(SecurityHeaders), Middleware(Access, metrics=metrics), Middleware(Guard, settings=settings)]
 
 
 def _lifespan(pool: Pool) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:

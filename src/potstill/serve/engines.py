@@ -1,7 +1,7 @@
 """Models in memory: loaded when first asked for, a few at a time, closed when nobody needs them.
 
 In:  names, and what finds each one's GGUF.
-Out: engines on loan. One on loan is never closed.
+Out: where a GGUF lies; engines on loan. One on loan is never closed.
 Does not know: who asks, what is written.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from potstill.models.engine import Engine
 
@@ -28,6 +28,7 @@ FAREWELL_S = 1.0
 @dataclass
 class _Loaded:
     engine: Engine
+    gguf: Path
     users: int = 0
     used: float = field(default_factory=time.monotonic)
 
@@ -46,6 +47,7 @@ class Engines:
     ) -> None:
         self._models, self._open, self._limit = models, open_engine, limit
         self._loaded: OrderedDict[str, _Loaded] = OrderedDict()  # the one unused for longest stands first
+        self._finding: dict[str, asyncio.Future[Path]] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._awaited: Counter[str] = Counter()  # who waits for a model: what has just been loaded for them is not idle
         self._one_at_a_time = asyncio.Lock()
@@ -61,17 +63,36 @@ class Engines:
         """Names of those in memory, the one used last at the end."""
         return tuple(self._loaded)
 
-    async def take(self, name: str) -> Engine:
-        """Borrow a model, loading it if need be; `give_back` it afterwards.
+    async def find(self, name: str) -> Path:
+        """Where a model's GGUF lies, which may take long: it may have to be fetched, once for all who wait for it.
 
-        Raises: whatever finding or loading it raised, to all who wait for it.
+        Raises: whatever finding it raised, to all who wait for it.
+        """
+        if entry := self._loaded.get(name):
+            return entry.gguf
+        future = self._finding.get(name)
+        if future is None:
+            future = self._finding[name] = _in_thread(self._models[name])
+            future.add_done_callback(lambda done: self._found(name, done))
+        return await asyncio.shield(future)  # it goes on for the others when this one goes
+
+    def stop_finding(self, why: Exception) -> None:
+        """Raise `why` to all who wait in `find`; what is being fetched is left to itself."""
+        for future in self._finding.values():
+            if not future.done():
+                future.set_exception(why)
+
+    async def take(self, name: str, gguf: Path) -> Engine:
+        """Borrow a model, loading it from what `find` found if need be; `give_back` it afterwards.
+
+        Raises: whatever loading it raised, to all who wait for it.
         """
         self._awaited[name] += 1
         try:
             while name not in self._loaded:
                 task = self._loading.get(name)
                 if task is None:
-                    task = self._loading[name] = asyncio.create_task(self._load(name))
+                    task = self._loading[name] = asyncio.create_task(self._load(name, gguf))
                     task.add_done_callback(_look_at)
                 await asyncio.shield(task)  # it goes on for the others when this one goes
             return self._lend(name)
@@ -113,12 +134,15 @@ class Engines:
         self._loaded.move_to_end(name)
         return entry.engine
 
-    async def _load(self, name: str) -> None:
+    def _found(self, name: str, done: asyncio.Future[Path]) -> None:
+        del self._finding[name]  # found anew the next time: a file may have gone meanwhile
+        _look_at(done)
+
+    async def _load(self, name: str, gguf: Path) -> None:
         try:
-            gguf = await _in_thread(self._models[name])  # it may have to be fetched: the others need not wait for that
             async with self._one_at_a_time:
                 await self._make_room()
-                self._loaded[name] = _Loaded(await _in_thread(lambda: self._open(gguf)))
+                self._loaded[name] = _Loaded(await _in_thread(lambda: self._open(gguf)), gguf)
         finally:
             del self._loading[name]
 
@@ -142,7 +166,7 @@ def _in_thread(work: Callable[[], Result]) -> asyncio.Future[Result]:
     future: asyncio.Future[Result] = loop.create_future()
 
     def settle(result: Result | None, error: BaseException | None) -> None:
-        if future.cancelled():
+        if future.done():  # nobody waits any more
             if isinstance(result, Engine):
                 result.close()
         elif error is not None:
@@ -163,7 +187,7 @@ def _in_thread(work: Callable[[], Result]) -> asyncio.Future[Result]:
     return future
 
 
-def _look_at(task: asyncio.Task[None]) -> None:
+def _look_at(done: asyncio.Future[Any]) -> None:
     """So that asyncio does not complain where everybody who waited has gone."""
-    if not task.cancelled():
-        task.exception()
+    if not done.cancelled():
+        done.exception()

@@ -37,6 +37,9 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
+UNKNOWN_HOST = (
+    "This server does not go by that name: start it with --allowed-host NAME, or use the machine's IP address."
+)
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _CLOSE = {"Connection": "close"}
 
@@ -69,8 +72,8 @@ class Guard:
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         if not is_known_host(headers.get("host", ""), self._settings):
-            raise ApiError(403, "This server does not go by that name.", code="unknown_host")
-        if scope["method"] not in _SAFE_METHODS and not self._is_known_origin(headers):
+            raise ApiError(403, UNKNOWN_HOST, code="unknown_host")
+        if scope["method"] not in _SAFE_METHODS and not _is_own_origin(headers):
             raise ApiError(403, "Pages of other sites may not use this server.", code="unknown_origin")
         path = scope["path"]
         if path in OPEN_PATHS or path.startswith(OPEN_FOLDERS):
@@ -86,11 +89,6 @@ class Guard:
             raise ApiError(
                 401, "The API key is missing or wrong.", code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"}
             )
-
-    def _is_known_origin(self, headers: Headers) -> bool:
-        origin = headers.get("origin")
-        own = f"://{headers.get('host')}"
-        return origin is None or origin.endswith(own) or origin in self._settings.origins
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
         limit = 1024 * self._settings.body_kb
@@ -153,6 +151,11 @@ def is_known_host(header: str, settings: Settings) -> bool:
     name = _host_name(header)
     known = {"localhost", settings.host.lower(), *(host.lower() for host in settings.allowed_hosts)}
     return name in known or _is_address(name)
+
+
+def _is_own_origin(headers: Headers) -> bool:
+    origin = headers.get("origin")
+    return origin is None or origin.endswith(f"://{headers.get('host')}")
 
 
 def _host_name(header: str) -> str:

@@ -41,7 +41,7 @@ class Metrics:
 
     def watch_queue(self, waiting: Callable[[], float], running: Callable[[], float]) -> None:
         """Show these whenever somebody looks."""
-        self._watch("potstill_queue_waiting", "Requests that wait for their turn.", waiting)
+        self._watch("potstill_queue_waiting", "Requests that wait for a turn or a model's file.", waiting)
         self._watch("potstill_answers_running", "Answers that are being written.", running)
 
     def watch_models(self, loaded: Callable[[], float]) -> None:

@@ -7,6 +7,8 @@ Does not know: HTTP, JSON, pages.
 Three parties work here. A worker thread of the engine writes and never waits for anybody. The event loop takes its
 pieces into the answer's own buffer, which `max_tokens` bounds. The client reads from there at its own pace; when the
 model has finished, its turn goes to the next one, however far this client has read.
+
+A turn begins when the model's file is here: who waits for a download holds up nobody who asks for another model.
 """
 
 from __future__ import annotations
@@ -14,10 +16,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from potstill.machine import usable_cores
@@ -28,7 +30,7 @@ from potstill.serve.engines import Engines
 from potstill.serve.errors import ApiError
 from potstill.serve.metrics import Metrics
 from potstill.serve.settings import Settings
-from potstill.serve.turns import QueueClosed, QueueFull, Turns
+from potstill.serve.turns import LONGEST_RETRY_S, QueueClosed, QueueFull, Turns
 
 log = logging.getLogger("potstill.serve")
 _LOOK_FOR_UNUSED_S = 5.0
@@ -123,8 +125,9 @@ class Pool:
         self._metrics, self._settings = metrics, settings
         self._engines = Engines(models, lambda gguf: open_engine(gguf, settings), settings.loaded)
         self._turns = Turns(settings.slots, settings.queue)
+        self._fetching: Counter[str] = Counter()  # who waits for a model's file
         self._writings: set[Writing] = set()
-        metrics.watch_queue(lambda: self._turns.waiting, lambda: self._turns.running)
+        metrics.watch_queue(lambda: self.waiting, lambda: self.running)
         metrics.watch_models(lambda: len(self._engines.loaded))
 
     @property
@@ -139,8 +142,8 @@ class Pool:
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for their turn."""
-        return self._turns.waiting
+        """Requests that wait for their turn, or before that for their model's file."""
+        return self._turns.waiting + self._fetching.total()
 
     @property
     def running(self) -> int:
@@ -149,14 +152,14 @@ class Pool:
 
     @asynccontextmanager
     async def answer(self, order: Order, client: str) -> AsyncIterator[Answer]:
-        """Wait for a turn and begin an answer; leaving stops what is still being written.
+        """Wait for the model's file and a turn, begin an answer; leaving stops what is still being written.
 
         Args:
             order: what to answer.
             client: whose turn it is; clients take turns in rotation.
 
         Raises: ApiError: no such model, a prompt that is too long (before it waits, where the model is loaded),
-            a full queue, a model that cannot be loaded.
+            a full queue, a model that cannot be found or loaded.
         """
         if order.model not in self.names:
             raise ApiError(
@@ -168,12 +171,13 @@ class Pool:
         with _in_the_words_of_the_api():
             self._turns.check_room(client)
         ids = await self._ids_if_loaded(order)
+        gguf = await self._find(order.model)
         asked = time.perf_counter()
         with _in_the_words_of_the_api():
             await self._turns.enter(client)
         waited_s = time.perf_counter() - asked
         self._metrics.waited(waited_s)
-        answer, writing = await self._begin(order, ids, waited_s)
+        answer, writing = await self._begin(order, gguf, ids, waited_s)
         try:
             yield answer
         finally:
@@ -188,6 +192,7 @@ class Pool:
     def cut(self) -> None:
         """Stop everything that is written, and send away who waits."""
         self._turns.close()
+        self._engines.stop_finding(QueueClosed())
         for writing in list(self._writings):
             writing.stop()
 
@@ -196,7 +201,18 @@ class Pool:
         self.cut()
         await self._engines.close()
 
-    async def _begin(self, order: Order, ids: list[int] | None, waited_s: float) -> tuple[Answer, Writing]:
+    async def _find(self, name: str) -> Path:
+        """The model's file. As many may wait for one as have a turn or wait for it: all have room afterwards."""
+        if self._fetching[name] >= self._settings.slots + self._settings.queue:
+            raise _too_many(LONGEST_RETRY_S)
+        self._fetching[name] += 1
+        try:
+            with _in_the_words_of_the_api(), _a_problem_is_503(name):
+                return await self._engines.find(name)
+        finally:
+            self._fetching[name] -= 1
+
+    async def _begin(self, order: Order, gguf: Path, ids: list[int] | None, waited_s: float) -> tuple[Answer, Writing]:
         """Borrow the model and begin; the turn and the model are given back when the worker has ended."""
         begun = time.perf_counter()
         borrowed = False
@@ -207,7 +223,8 @@ class Pool:
             self._turns.leave(time.perf_counter() - begun)
 
         try:
-            engine = await self._take(order.model)
+            with _a_problem_is_503(order.model):
+                engine = await self._engines.take(order.model, gguf)
             borrowed = True
             if ids is None:
                 ids = await self._ids(engine, order)
@@ -237,15 +254,6 @@ class Pool:
         writing.future.add_done_callback(lambda _: soon(ended))
         return writing
 
-    async def _take(self, name: str) -> Engine:
-        try:
-            return await self._engines.take(name)
-        except Problem as problem:
-            log.error("%s: %s", name, problem)
-            raise ApiError(
-                503, f"The model {name!r} cannot be loaded; the server's log says why.", code="model_unavailable"
-            ) from None
-
     async def _ids_if_loaded(self, order: Order) -> list[int] | None:
         engine = self._engines.take_if_loaded(order.model)
         if engine is None:
@@ -274,9 +282,18 @@ def open_engine(gguf: Path, settings: Settings) -> Engine:
     """A model as the server uses it, with the context it was trained for at most. Raises: Problem."""
     trained = trained_context(gguf) or settings.context
     threads = default_threads(usable_cores())
-    if settings.threads is not None:
-        threads = replace(threads, decode=settings.threads)
     return Engine(gguf, context=min(settings.context, trained), slots=settings.slots, threads=threads, stride=STRIDE)
+
+
+@contextmanager
+def _a_problem_is_503(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Problem as problem:
+        log.error("%s: %s", name, problem)
+        raise ApiError(
+            503, f"The model {name!r} cannot be loaded; the server's log says why.", code="model_unavailable"
+        ) from None
 
 
 @contextmanager
@@ -284,10 +301,14 @@ def _in_the_words_of_the_api() -> Iterator[None]:
     try:
         yield
     except QueueFull as full:
-        headers = {"Retry-After": str(full.retry_after_s)}
-        raise ApiError(503, "Too many requests wait already.", code="queue_full", headers=headers) from None
+        raise _too_many(full.retry_after_s) from None
     except QueueClosed:
         raise ApiError(503, "The server is stopping.", code="stopping", headers={"Retry-After": "5"}) from None
+
+
+def _too_many(retry_after_s: int) -> ApiError:
+    headers = {"Retry-After": str(retry_after_s)}
+    return ApiError(503, "Too many requests wait already.", code="queue_full", headers=headers)
 
 
 def _outcome(writing: Writing) -> Reply | Exception:

@@ -50,7 +50,7 @@ class RatingSettings(BaseModel):
 def load_rating_settings(path: Path, offered: Collection[str]) -> RatingSettings:
     """Read and validate the file. Raises: Problem naming every mistake, or a model that is not `offered`."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # PowerShell begins a file with a BOM
     except FileNotFoundError:
         raise Problem(f"{path}: no such file", EXAMPLE) from None
     except (OSError, UnicodeDecodeError) as error:

@@ -65,7 +65,7 @@ CREATE TABLE IF NOT EXISTS votes(
 """
 COLUMNS = ("conversation", "turn", "rater", "model", "side", "score", "better", "at")
 """Columns of `RatingStore.rows`. `better` is yes, no or same, for this row's model."""
-REMEDY = "Move it out of the run folder, or restore it from a copy."
+REMEDY = "Move it elsewhere, or restore it from a copy."
 
 
 class AlreadyVoted(Exception):

@@ -1,6 +1,6 @@
 """A server on a port, from its start to Ctrl-C.
 
-In:  a run folder or a GGUF, settings.
+In:  a run folder, a pack or a GGUF; settings.
 Out: served requests; one line that says where.
 Does not know: what is served.
 """
@@ -22,7 +22,11 @@ from fastapi import FastAPI
 from potstill.chat import find_models, usual_marks
 from potstill.evaluate.contest import STUDENT
 from potstill.evaluate.naturalness import ratings_file
+from potstill.models.gguf_adapter import parts_of
+from potstill.models.gguf_reader import check_gguf
+from potstill.pack import find_pack_model, is_pack
 from potstill.problem import Problem
+from potstill.run import default_home
 from potstill.serve.app import create_app
 from potstill.serve.patience import patient_protocol
 from potstill.serve.pool import Pool
@@ -42,13 +46,15 @@ def serve(place: Path, settings: Settings, say: Callable[[str], None] = print) -
         settings: how.
         say: takes the line that names the address.
 
-    Raises: Problem: nothing to serve, unsafe settings, a port that is taken.
+    Raises: Problem: nothing to serve, a file that is no GGUF, unsafe settings, a port that is taken.
     """
     models = find_models(place, settings.adapter)
+    if place.is_file():
+        check_gguf(parts_of(place).model)  # a file that is none is told here, not to the first client
     unsaid: dict[str, object] = {"marks": settings.marks or usual_marks(place)}
     if settings.rating is not None and settings.ratings_file is None:
         shipped = models.get(STUDENT) or next(iter(models.values()))
-        unsaid["ratings_file"] = ratings_file(place if place.is_dir() else place.parent, shipped())
+        unsaid["ratings_file"] = ratings_file(_ratings_folder(place), shipped())
     settings = settings.model_copy(update=unsaid)
     app = create_app(models, settings)
     listener = open_port(settings)
@@ -126,6 +132,16 @@ class Server(uvicorn.Server):
         if self._loop is not None:
             with suppress(RuntimeError):  # it has ended already
                 self._loop.call_soon_threadsafe(self._pool.cut)
+
+
+def _ratings_folder(place: Path) -> Path:
+    """Beside what is served; for a pack elsewhere, for nothing unlisted may lie in it, or outlives its installation."""
+    packed = is_pack(place.parent) if place.is_file() else find_pack_model(place) is not None
+    if not packed:
+        return place.parent if place.is_file() else place
+    folder = default_home() / "ratings"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _log_to_stderr() -> None:

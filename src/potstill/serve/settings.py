@@ -32,7 +32,6 @@ class Settings(BaseModel):
     queue: int = Field(32, ge=0, description="Requests that may wait; the next one is refused with 503.")
     context: int = Field(1024, ge=16, description="Tokens of one conversation, prompt and answer, in every model.")
     max_tokens: int = Field(512, ge=1, description="Longest answer, and its length where a client names none.")
-    threads: int | None = Field(None, ge=1, description="Threads that write. None: the setting that is never terrible.")
     loaded: int = Field(2, ge=1, description="Models in memory at once; the one unused for longest makes room.")
     idle_close_s: float = Field(600.0, gt=0, description="Seconds without a request after which a model is closed.")
     body_kb: int = Field(256, ge=1, description="Largest request body, in 1,024 bytes.")
@@ -44,9 +43,6 @@ class Settings(BaseModel):
     allowed_hosts: tuple[str, ...] = Field(
         (), description="Names by which the server may be called, beside `localhost`, `host` and plain addresses."
     )
-    origins: tuple[str, ...] = Field(
-        (), description="Other sites whose pages may use the API, such as https://a.example."
-    )
     marks: Marks | None = Field(
         None,
         description="Punctuation of Chinese text in chats: full, half or keep. None: full for a pack, else keep.",
@@ -54,7 +50,7 @@ class Settings(BaseModel):
     adapter: str | None = Field(None, description="The model with this adapter switched on is the first.")
     log_text: bool = Field(False, description="Write questions and answers into the log.")
     rating: Path | None = Field(None, description="TOML file with the models and questions of a blind rating.")
-    ratings_file: Path | None = Field(None, description="SQLite file that ratings go to; set where a run is served.")
+    ratings_file: Path | None = Field(None, description="SQLite file that ratings go to; set by `server.serve`.")
 
     def is_key(self, offered: bytes) -> bool:
         """Whether `offered` is the API key; takes as long for a near miss as for a far one."""
