@@ -140,8 +140,11 @@ def test_a_full_home_is_refused_unless_the_teacher_is_there(tmp_path: Path, monk
 
 def test_too_little_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "available_memory_mb", lambda: 900.0)
-    with pytest.raises(Problem, match=r"0\.9 GB of memory available, .* Lower prune\.calibration_tokens"):
+    monkeypatch.setattr(check, "fastest_dtype", lambda: "float32")
+    with pytest.raises(Problem, match=r"0\.9 GB of memory available, .* `distill`. Lower distill\.batch_tokens"):
         check.refuse(recipe_with(), tmp_path / "x", tmp_path / "home")
+    done = ["prompts", "answers", "vocab", "signals", "prune", "distill"]
+    check.refuse(recipe_with(), tmp_path / "x", tmp_path / "home", done)  # what is left needs little
 
 
 @pytest.mark.parametrize(

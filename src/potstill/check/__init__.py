@@ -23,7 +23,14 @@ from potstill.check.cost import (
 )
 from potstill.check.material import count_material
 from potstill.evaluate.contest import require_other
-from potstill.machine import Machine, available_memory_mb, disk_free_mb, folder_bytes
+from potstill.machine import (
+    Machine,
+    available_memory_mb,
+    disk_free_mb,
+    fastest_dtype,
+    folder_bytes,
+    training_dtype,
+)
 from potstill.models.teacher import require_teacher
 from potstill.pack.device import refuse_processor
 from potstill.problem import Problem
@@ -64,7 +71,7 @@ def predict(recipe: Recipe, machine: Machine, home: Path) -> list[list[str]]:
             sizes.shape or "of a model that has not been read yet: a guess",
         ],
         ["disk, run folder", f"{run_megabytes(job) / 1e3:.1f} GB", f"{machine.disk_free_mb / 1e3:.0f} GB free"],
-        ["memory", f"{memory_megabytes(job) / 1e3:.1f} GB", f"{machine.memory_mb / 1e3:.1f} GB available"],
+        ["memory", *_memory(job, machine)],
         ["minutes", f"{sum(minutes.values()):.0f}", _each(minutes)],
         [
             "this machine",
@@ -94,6 +101,12 @@ def announce(recipe: Recipe, machine: Machine, home: Path, missing: Mapping[str,
 
 def _each(minutes: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.1f}" for name, value in minutes.items())
+
+
+def _memory(job: Job, machine: Machine) -> tuple[str, str]:
+    peaks = memory_megabytes(job, training_dtype(machine))
+    stage = max(peaks, key=peaks.__getitem__)
+    return f"{peaks[stage] / 1e3:.1f} GB", f"in {stage}; {machine.memory_mb / 1e3:.1f} GB available"
 
 
 def _passes(job: Job, machine: Machine) -> tuple[str, str]:
@@ -145,10 +158,17 @@ def refuse(recipe: Recipe, folder: Path, home: Path, done: Collection[str] = ())
     ):
         if disk_free_mb(where) < needed:
             raise Problem(f"{where}: {disk_free_mb(where) / 1e3:.1f} GB free, {needed / 1e3:.1f} GB needed", remedy)
-    if available_memory_mb() < memory_megabytes(job):
+    peaks = memory_megabytes(job, fastest_dtype())
+    _refuse_memory({stage: peak for stage, peak in peaks.items() if stage not in done})
+
+
+def _refuse_memory(peaks: Mapping[str, float]) -> None:
+    free, stage = available_memory_mb(), max(peaks, key=peaks.__getitem__, default=None)
+    if stage is not None and free < peaks[stage]:
+        smaller = {"prune": "prune.calibration_tokens", "distill": "distill.batch_tokens or prune.parameters"}
         raise Problem(
-            f"{available_memory_mb() / 1e3:.1f} GB of memory available, {memory_megabytes(job) / 1e3:.1f} GB needed",
-            "Lower prune.calibration_tokens, distill.batch_tokens or prune.parameters, or close other programs.",
+            f"{free / 1e3:.1f} GB of memory available, {peaks[stage] / 1e3:.1f} GB needed by the stage `{stage}`",
+            f"Lower {smaller[stage]}, or close other programs." if stage in smaller else "Close other programs.",
         )
 
 

@@ -30,6 +30,10 @@ TRAINING_SHARE = 1.35
 on a Xeon with AMX, 74 without AVX-512 (docs/results.md)."""
 ROUNDING_SECONDS = 1e-6
 """A parameter: all of its types written, rounded and proved."""
+LIBRARIES_MB, OTHER_MB = 600.0, 300.0
+"""PyTorch and Transformers loaded; what lies beside a teacher that reads."""
+WRITTEN_MB = 403.0
+"""Keys and values of 65,536 tokens of a teacher like the default one that writes side by side, a byte a number."""
 STUDENT_SHARE = 0.45
 """Of the teacher's time to be asked everything, what the student needs; the seconds below are the teacher's."""
 
@@ -112,10 +116,23 @@ def run_megabytes(job: Job) -> float:
     return 2 * 12 * parameters + 8 * parameters + 4 * parameters + signals
 
 
-def memory_megabytes(job: Job) -> float:
-    """Memory at its largest: teacher and student together in `prune`, or weights, gradients and moments."""
-    parameters = job.sizes.student / 1e6
-    tokens = max(job.recipe.prune.calibration_tokens, 1)
-    healing = job.sizes.teacher * 2 / 1e6 + 2 * parameters + tokens * 12_000 / 1e6
-    training = 18 * parameters + job.recipe.distill.batch_tokens * 1.2
-    return 600 + max(healing, training)
+def memory_megabytes(job: Job, dtype: str) -> dict[str, float]:
+    """Stage → its peak memory, where that is more than llama.cpp needs to chat.
+
+    Measured (docs/results.md), vocab, prune and distill: 2,842, 2,880 and 3,799 MB in bfloat16; 3,861, 4,492 and 4,674
+    in float32, where weights are read in 2 bytes and kept in 4.
+
+    Args:
+        dtype: "bfloat16" or "float32", in which this machine multiplies.
+    """
+    size = 4 if dtype == "float32" else 2
+    teacher, student = job.sizes.teacher / 1e6, job.sizes.student / 1e6
+    reading = LIBRARIES_MB + OTHER_MB + (2 + size) * teacher
+    states = max(job.recipe.prune.calibration_tokens, 1) * 6_000 * size / 1e6
+    return {
+        **({"answers": max(reading, LIBRARIES_MB + size * (teacher + WRITTEN_MB))} if job.material.to_answer else {}),
+        "vocab": reading,
+        "signals": reading,
+        "prune": max(reading, LIBRARIES_MB + size * (teacher + student) + states),
+        "distill": LIBRARIES_MB + 18 * student + job.recipe.distill.batch_tokens * (0.9 + 0.15 * size),
+    }
