@@ -16,7 +16,7 @@ from potstill.models.teacher import load_model
 from potstill.progress import Silent
 from potstill.prune.basis import Basis, choose_basis
 from potstill.prune.heads import kept_numbers
-from prune.cutting import confine_stream, cut_student, difference
+from prune.cutting import calibration, confine_stream, cut_student, difference
 from tiny import FAMILIES, build_model, build_phi3_tokenizer, build_tokenizer, save_phi3
 
 UNUSED = torch.arange(64) % 2 == 0
@@ -64,6 +64,17 @@ def test_a_tied_rotation_is_exact_where_the_last_norm_is_even() -> None:
     with torch.no_grad():
         body(model).norm.weight.fill_(1.3)
     assert difference(model, cut_student(model, narrow="rotate")) < 1e-3
+
+
+def test_a_healed_tied_rotation_is_as_sure_as_its_base() -> None:
+    """Healed, the stream before the last norm is another one, and so is the RMS that the norm divides by."""
+    model = build_model(build_tokenizer(), intermediate_size=1024)  # enough to say whatever it is healed to say
+    with torch.no_grad():
+        body(model).norm.weight.copy_(torch.linspace(-0.5, 3.0, 64))
+    ids = calibration(model.config.vocab_size)[0][0][:1]
+    with torch.no_grad():
+        theirs, ours = (one(ids).logits for one in (model, cut_student(model, 1e-3, narrow="rotate")))
+    assert 0.9 < float((theirs * ours).sum() / theirs.square().sum()) < 1.05  # 0.73 by the RMS of narrowed states
 
 
 @pytest.mark.parametrize("narrow", ["crop", "rotate"])

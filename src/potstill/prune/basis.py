@@ -80,8 +80,13 @@ class Basis:
         """Mean over [n, D] rows of RMS(narrowed) / RMS(row)."""
         if self.is_whole:
             return 1.0
-        before, after = (part.float().square().mean(dim=-1) for part in (rows, self.narrow(rows)))
-        return float((after / before).sqrt().mean())
+        return rms_ratio(rows, self.narrow(rows))
+
+
+def rms_ratio(rows: Tensor, others: Tensor) -> float:
+    """Mean over [n, D] rows of RMS(their other [n, d]) / RMS(row)."""
+    before, after = (part.float().square().mean(dim=-1) for part in (rows, others))
+    return float((after / before).sqrt().mean())
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from potstill.models.anatomy import Layer, body, decoder_layers, head_weight
 from potstill.progress import Task
-from potstill.prune.basis import Basis
+from potstill.prune.basis import Basis, rms_ratio
 from potstill.prune.choose import keep_heads, keep_neurons, score_neurons
 from potstill.prune.cut import ATTENTION_NORM, FEED_FORWARD_NORM, Kept, cut_layer
 from potstill.prune.heads import HeadShape, kept_numbers, shape_of
@@ -79,7 +79,7 @@ def cut_and_heal(
         for skipped in range(first + 1, end):
             _advance(source[skipped], theirs, basis)
         if end == len(source):
-            _cut_last_norm(base, student, theirs, basis)
+            _cut_last_norm(base, student, theirs, basis, ridge is not None)
         if ridge is not None:
             goals = [_goal(base, student, batch.states, basis, end == len(source)) for batch in theirs]
             healed[f"model.layers.{place}.mlp.down_proj.weight"] = _heal_layer(target[place], ours, goals, ridge)
@@ -138,9 +138,13 @@ def _choose(layer: Layer, tally: _Tally, base: HeadShape, student: PreTrainedMod
     )
 
 
-def _cut_last_norm(base: PreTrainedModel, student: PreTrainedModel, theirs: Sequence[Batch], basis: Basis) -> None:
+def _cut_last_norm(
+    base: PreTrainedModel, student: PreTrainedModel, theirs: Sequence[Batch], basis: Basis, healed: bool
+) -> None:
+    """The norm divides by the RMS of what it is given: narrowed states, or what the last layer is healed to give."""
     rows = torch.cat([batch.states[batch.counted] for batch in theirs[:4]])
-    ratio, weight = basis.rms_ratio(rows), body(base).norm.weight
+    given = _goal(base, student, rows, basis, last=True) if healed else basis.narrow(rows)
+    ratio, weight = rms_ratio(rows, given), body(base).norm.weight
     tied = student.config.tie_word_embeddings
     body(student).norm.weight.copy_(basis.tied_norm(weight, ratio) if tied else basis.norm(weight, ratio))
 
