@@ -20,11 +20,10 @@ from rich.console import Console
 from torch import Tensor
 
 from potstill.answers import read_answers
-from potstill.evaluate.code import code_tasks, grade_all
+from potstill.evaluate.code import code_tasks, grade_all, program_limits
 from potstill.evaluate.exam import BEHIND_CODE
 from potstill.evaluate.fidelity import spread_over
 from potstill.evaluate.replies import Ask, open_notebook, write_replies
-from potstill.evaluate.sandbox import Limits
 from potstill.evaluate.speed import choose_questions, measure_speed
 from potstill.export.guard import symbol_tokens
 from potstill.export.writing import StudentFiles
@@ -189,12 +188,12 @@ def code(run: Run, gguf: Path, tasks: int) -> dict[str, int]:
     section, chosen = run.recipe.evaluate, code_tasks()[:tasks]
     if not chosen:
         return {"tasks": 0, "runs": 0, "passes": 0}
-    program = Sampling(0.0, 1.0, 0, 0, section.code_tokens, 1.0, (BEHIND_CODE,))
+    program = Sampling.greedy(section.code_tokens, stop=(BEHIND_CODE,))
     asks = [Ask(task.prompt, program) for task in chosen]
     with run.progress.task(f"{gguf.stem} writes programs", len(asks), "programs") as bar:
         notebook = open_notebook(gguf, run.home, None)
         replies = write_replies(gguf, asks, section.reply_context, notebook, bar, run.progress.say)
-    limits = Limits(section.code_seconds, 3 * section.code_seconds, section.code_memory_mb, 16, 16, 256)
+    limits = program_limits(section)
     with run.progress.task(f"{gguf.stem} programs run", len(asks), "programs") as bar:
         results = grade_all(chosen, [reply.text for reply in replies], limits, bar)
     return {

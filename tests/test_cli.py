@@ -82,8 +82,8 @@ def test_help_loads_nothing_heavy(code: str) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["run", "none.toml"], "none.toml: no such recipe"),
-        (["check", "none.toml"], "none.toml: no such recipe"),
+        (["run", "none.toml"], "none.toml: no such file"),
+        (["check", "none.toml"], "none.toml: no such file"),
         (["run", "broken.toml"], "not valid TOML"),
         (["check", "binary.toml"], "cannot be read"),
         (["run", "r.toml", "--budget", "soon"], "--budget soon is not a time"),

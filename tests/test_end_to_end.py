@@ -216,7 +216,7 @@ def test_every_stage_leaves_its_folder(finished: Run) -> None:
 
 
 def test_every_artefact_says_what_made_it(finished: Run) -> None:
-    from potstill.models.gguf import read_metadata
+    from potstill.models.gguf_reader import read_metadata
 
     made_with = {name: entry["fingerprint"] for name, entry in finished.manifest().items()}
     for stage, weights in (("prune", "cut"), ("prune", "student"), ("distill", "student")):

@@ -108,7 +108,7 @@ def test_an_unreadable_file_is_told_in_words(tmp_path: Path, content: bytes, sai
 
 
 def test_a_missing_file_or_a_folder_is_told_in_words(tmp_path: Path) -> None:
-    with pytest.raises(Problem, match="no such recipe"):
+    with pytest.raises(Problem, match="no such file"):
         load_recipe(tmp_path / "none.toml")
     with pytest.raises(Problem, match="cannot be read"):
         load_recipe(tmp_path)
@@ -162,7 +162,7 @@ def test_the_budget_replaces_the_recipes(tmp_path: Path) -> None:
     assert recipe.distill.budget_minutes == 3
 
 
-@pytest.mark.parametrize("value", [0.0, -5.0, float("nan")])
+@pytest.mark.parametrize("value", [0.0, -5.0, float("nan"), float("inf")])
 def test_a_target_that_is_no_amount_is_told_in_words(value: float) -> None:
     recipe = validate_recipe({"name": "x"}, "test")
     assert with_target(recipe, 90.0, None).export.target_mb == 90.0
@@ -248,3 +248,14 @@ def test_gates_need_no_quotes() -> None:
         validate_recipe({"name": "x", "gates": {"code": {"runs": "at least half"}}}, "x.toml")
     with pytest.raises(Problem, match="gates"):
         validate_recipe({"name": "x", "gates": {"code": {"runs": 0.5}}}, "x.toml")
+
+
+def test_a_recipe_may_begin_as_powershell_writes_it(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_bytes('name = "家"\n'.encode("utf-8-sig"))
+    assert load_recipe(path).name == "家"
+
+
+def test_entries_of_lists_count_from_1() -> None:
+    with pytest.raises(Problem, match=r"prompts\.files\.2\.path: missing"):
+        validate_recipe({"name": "x", "prompts": {"files": [{"path": "a"}, {}]}}, "r.toml")

@@ -123,18 +123,12 @@ def talk(
 
     Raises: Problem for a place without models.
     """
-    from potstill.models.engine import Engine, Sampling
+    from potstill.answers.settings import sampling_for
+    from potstill.models.engine import Engine
 
     answers, evaluate = AnswersSection.model_validate({}), EvaluateSection.model_validate({})
     models = find_models(place, adapter)
-    sampling = Sampling(
-        temperature=answers.temperature,
-        top_p=answers.top_p,
-        top_k=answers.top_k,
-        seed=0,
-        max_tokens=answers.max_tokens,
-        repeat_penalty=answers.repeat_penalty,
-    )
+    sampling = sampling_for(answers, seed=0)
 
     def open_engine(gguf: Path) -> Engine:
         return Engine(gguf, context=evaluate.context, slots=1, threads=_threads(gguf, threads, quick=once is not None))

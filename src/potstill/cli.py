@@ -19,7 +19,7 @@ import typer
 
 from potstill.cli_plan import minutes
 from potstill.cli_plan import register as register_plan
-from potstill.cli_use import progress as _progress
+from potstill.cli_shown import Json, progress, refuse_what_cannot_fit, show_table
 from potstill.cli_use import register
 from potstill.machine import bound_product_caches, bound_threads
 from potstill.problem import Problem, what_the_system_refused
@@ -35,7 +35,6 @@ app = typer.Typer(
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/demo.")]
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/demo.toml.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 INTERRUPTED = 130
 """What Typer makes of Ctrl-C."""
 
@@ -93,7 +92,7 @@ def run(
 
     wanted = with_options(load_recipe(recipe), minutes(budget) if budget else None, skip_bad)
     folder = run or Path("runs") / wanted.name
-    opened = Run(folder, wanted, default_home(), _progress())
+    opened = Run(folder, wanted, default_home(), progress())
     names = pipeline.names_until(until)
     found = {stage.name: stage.state for stage in pipeline.states(opened)}
     missing = {name: state for name, state in found.items() if name in names and state != "done"}
@@ -106,13 +105,6 @@ def run(
         return
     _show_scorecard(folder, as_json=False)
     typer.echo(f"\nReport:  {folder / 'report' / 'report.html'}\nChat:    potstill chat {folder}")
-
-
-def refuse_what_cannot_fit(opened: Any, done: list[str]) -> None:
-    """Stop before any work where disk or memory cannot hold the run. Raises: Problem."""
-    from potstill.check import refuse
-
-    refuse(opened.recipe, opened.folder, opened.home, done)
 
 
 def say_what_it_takes(opened: Any, missing: dict[str, str]) -> None:
@@ -137,8 +129,8 @@ def check(recipe: RecipeFile, as_json: Json = False) -> None:
 
     wanted = load_recipe(recipe)
     folder = Path("runs") / wanted.name
-    rows = predict(wanted, probe(2.0, _existing(folder)), default_home())
-    _table(f"{recipe}: valid. Predicted for this machine:", ["what", "how much", "of which"], rows, as_json)
+    rows = predict(wanted, probe(2.0, folder), default_home())
+    show_table(f"{recipe}: valid. Predicted for this machine:", ["what", "how much", "of which"], rows, as_json)
     refuse(wanted, folder, default_home())
 
 
@@ -170,7 +162,7 @@ def teachers(as_json: Json = False) -> None:
         ]
         for entry in CATALOGUE
     ]
-    _table("Teachers", ["name", "title", "licence", "size", "languages", "state"], rows, as_json)
+    show_table("Teachers", ["name", "title", "licence", "size", "languages", "state"], rows, as_json)
 
 
 @app.command()
@@ -185,7 +177,7 @@ def status(run: RunFolder, as_json: Json = False) -> None:
         seconds = f"{entry['seconds']:.0f} s" if entry else ""
         memory = f"{entry['peak_memory_mb']} MB" if entry else ""
         rows.append([stage.name, stage.state, seconds, memory, str(entry.get("finished", ""))])
-    _table(str(run), ["stage", "state", "took", "peak memory", "finished"], rows, as_json)
+    show_table(str(run), ["stage", "state", "took", "peak memory", "finished"], rows, as_json)
 
 
 def _stage_command(name: str, text: str) -> None:
@@ -193,7 +185,7 @@ def _stage_command(name: str, text: str) -> None:
         from potstill import pipeline
         from potstill.run import open_run
 
-        pipeline.run_stage(open_run(run, progress=_progress()), name)
+        pipeline.run_stage(open_run(run, progress=progress()), name)
 
     app.command(name, help=f"{text}\n\nExample:  potstill {name} runs/demo")(command)
 
@@ -224,7 +216,7 @@ def answers(
     from potstill.recipe import with_server
     from potstill.run import open_run
 
-    opened = open_run(run, progress=_progress())
+    opened = open_run(run, progress=progress())
     if engine is not None:
         server = engine if engine.startswith(("http://", "https://")) else None
         opened, engine = replace(opened, recipe=with_server(opened.recipe, server)), "local" if server else engine
@@ -246,7 +238,7 @@ def signals(
     from potstill.run import open_run
     from potstill.signals import verify as verify_signals
 
-    opened = open_run(run, progress=_progress())
+    opened = open_run(run, progress=progress())
     if not verify:
         pipeline.run_stage(opened, "signals", engine=engine)
         return
@@ -285,7 +277,7 @@ def export(
 
     if target_mb is not None and max_kl is not None:
         raise Problem("--target-mb and --max-kl ask for two different things", "Give one of them.")
-    opened = open_run(run, progress=_progress())
+    opened = open_run(run, progress=progress())
     if types:
         opened = replace(opened, recipe=with_types(opened.recipe, types))
     if target_mb is not None or max_kl is not None:
@@ -324,7 +316,7 @@ def evaluate(
     from potstill.recipe import with_evaluation
     from potstill.run import open_run
 
-    opened = open_run(run, progress=_progress())
+    opened = open_run(run, progress=progress())
     if lm_eval:
         _show_harness(opened, lm_eval.split(","), as_json)
         return
@@ -342,22 +334,6 @@ register(app)
 register_plan(app)
 
 
-def _existing(folder: Path) -> Path:
-    """The nearest parent that exists: the disk a run will lie on."""
-    return next(place for place in (folder, *folder.resolve().parents) if place.exists())
-
-
-def _table(title: str, columns: list[str], rows: list[list[str]], as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], ensure_ascii=False, indent=1))
-        return
-    from rich.console import Console
-
-    from potstill.terminal import table
-
-    Console().print(table(title, columns, rows))
-
-
 def _show_scorecard(run: Path, as_json: bool) -> None:
     from potstill.run import read_json
     from potstill.tables import scorecard_tables, setbacks
@@ -367,7 +343,7 @@ def _show_scorecard(run: Path, as_json: bool) -> None:
         typer.echo(json.dumps(card, ensure_ascii=False, indent=1))
         return
     for title, columns, rows in scorecard_tables(card):
-        _table(title, columns, rows, False)
+        show_table(title, columns, rows)
     for line in setbacks(card):
         typer.echo(line, err=True)
 
@@ -388,4 +364,4 @@ def _show_harness(opened: Any, tasks: list[str], as_json: bool) -> None:
 
     scores = harness_scores(opened.stage("distill") / "student", [task.strip() for task in tasks if task.strip()])
     rows = [[task, metric, f"{value:.4g}"] for task, measured in scores.items() for metric, value in measured.items()]
-    _table("lm-evaluation-harness, the Transformers student", ["task", "metric", "value"], rows, as_json)
+    show_table("lm-evaluation-harness, the Transformers student", ["task", "metric", "value"], rows, as_json)

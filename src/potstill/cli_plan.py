@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from potstill.cli_use import progress
+from potstill.cli_shown import Json, progress, refuse_what_cannot_fit, show_table
 from potstill.problem import Problem
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def fit(
     heal_tokens: Annotated[int, typer.Option(min=256, help="Tokens read to heal each shape.")] = 8000,
     answers: Annotated[int, typer.Option(min=1, help="Held-out answers to compare.")] = 24,
     run: Annotated[Path | None, typer.Option("--run", help="Run folder; runs/<recipe's name> if not given.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Which student shape fits this device: run it on the device.
 
@@ -105,7 +105,7 @@ def _show_finding(finding: Finding, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(finding.to_json(), ensure_ascii=False, indent=1))
     else:
-        _print_table(*finding.table())
+        show_table(*finding.table())
         typer.echo("\n" + "\n\n".join(finding.snippets()))
     for line in finding.explain():
         typer.echo(line, err=True)
@@ -122,7 +122,7 @@ def ladder(
         str | None, typer.Option(help="Training time of all together: 2h; if not given, each has the recipe's.")
     ] = None,
     runs: Annotated[Path | None, typer.Option(help="Folder of the runs; runs/<recipe's name>-ladder.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: Json = False,
 ) -> None:
     """A family of students in one go: quality against megabytes and tokens a second.
 
@@ -139,12 +139,12 @@ def ladder(
     folder = runs or Path("runs") / f"{wanted.name}-ladder"
     rungs = plan(wanted, parameters, minutes(budget) if budget else None, folder, default_home(), progress())
     for rung in rungs:
-        _refuse(rung.run)
+        refuse_what_cannot_fit(rung.run)
     found = climb(rungs, folder)
     if as_json:
         typer.echo(json.dumps(found.to_json(), ensure_ascii=False, indent=1))
     else:
-        _print_table(*found.table())
+        show_table(*found.table())
     for line in found.failures():
         typer.echo(line, err=True)
     typer.echo(f"Page: {found.page}", err=True)
@@ -164,18 +164,3 @@ def _opened(source: Path | None, folder: Path | None) -> Any:
         return open_run(source, progress=progress())
     wanted = validate_recipe({"name": "fit"}, "fit") if source is None else load_recipe(source)
     return Run(folder or Path("runs") / wanted.name, wanted, default_home(), progress())
-
-
-def _refuse(run: Any) -> None:
-    """Stop before any work where disk or memory cannot hold the run. Raises: Problem."""
-    from potstill.check import refuse
-
-    refuse(run.recipe, run.folder, run.home)
-
-
-def _print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
-
-    from potstill.terminal import table
-
-    Console().print(table(title, columns, rows))

@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
+from potstill.cli_shown import Json, progress, show_table
+
 Model = Annotated[Path, typer.Argument(metavar="RUN|PACK|GGUF", help="A run folder, a pack (or its name), or a GGUF.")]
 
 Adapter = Annotated[str | None, typer.Option(help="Begin with the model that has this adapter, such as code.")]
@@ -22,15 +24,6 @@ def register(app: typer.Typer) -> None:
     """Add the verbs."""
     for verb in (chat, serve, compare, pack, install, device, soak):
         app.command()(verb)
-
-
-def progress() -> Any:
-    """Bars and lines on stderr."""
-    from rich.console import Console
-
-    from potstill.terminal import TerminalProgress
-
-    return TerminalProgress(Console(stderr=True))
 
 
 def chat(
@@ -123,6 +116,7 @@ def pack(
 ) -> None:
     """What a stranger needs: the GGUF, a manifest with hashes, a model card with the scorecard, how to run it.
 
+    Base holds the smallest exported file, pro the largest quantised one within its limit, whichever of them ships.
     Example:  potstill pack runs/demo --out packs
     """
     from typing import get_args
@@ -157,7 +151,7 @@ def install(
 
 def device(
     model: Annotated[Path, typer.Argument(metavar="PACK|GGUF", help="A pack, its name, or a GGUF.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Whether a pack runs on this machine: verified, sixteen tokens written, speed, memory, processor.
 
@@ -172,18 +166,15 @@ def device(
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN …", help="Finished runs; the first is the measure.")],
     page: Annotated[Path, typer.Option(help="Where the page goes.")] = Path("compare.html"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Runs side by side on the same held-out prompts: values, paired differences, what differs in the recipes.
 
     Runs that differ in their seed alone are taken together.
     Example:  potstill compare runs/demo runs/other
     """
-    from rich.console import Console
-
     from potstill.compare import compare as compare_runs
     from potstill.compare import comparison_json, comparison_tables, write_page
-    from potstill.terminal import table
 
     found = compare_runs(runs)
     write_page(found, page)
@@ -193,7 +184,7 @@ def compare(
         typer.echo(json.dumps(comparison_json(found), ensure_ascii=False, indent=1))
     else:
         for title, columns, rows in comparison_tables(found):
-            Console().print(table(title, columns, rows))
+            show_table(title, columns, rows)
     typer.echo(f"Page: {page}", err=True)
 
 
@@ -201,7 +192,7 @@ def soak(
     model: Model,
     hours: Annotated[float, typer.Option(help="How long to talk.")] = 0.5,
     adapter: Adapter = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Hold conversations at random for hours, and see whether memory grows. Ctrl-C ends it with what was seen.
 

@@ -25,7 +25,8 @@ from potstill.distill.finish import Finish, quantised, rounded, searched_scales,
 from potstill.losses import forward_kl
 from potstill.models.anatomy import head_weight
 from potstill.models.checkpoint import save_checkpoint
-from potstill.models.gguf import dequantised, write_gguf
+from potstill.models.gguf import write_gguf
+from potstill.models.gguf_reader import dequantised
 from potstill.models.quantise import quantise_rows
 from potstill.problem import Problem
 from potstill.progress import Silent

@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from potstill.evaluate.gates import MOST_MORE, Interval, Verdict, as_rows, difference, exit_code, explain, judge
-from potstill.evaluate.scorecard import Measure, fact, proportion, unmeasured
+from potstill.evaluate.scorecard import Measure, fact, proportion, repeated, unmeasured
 from potstill.recipe import GATES
 
 ORDER = ["missed", "undecided", "met"]
@@ -173,11 +173,16 @@ def test_what_is_no_rule_is_refused() -> None:
 
 def test_how_many_more_by_hand() -> None:
     # 25 ± 10 from 10 samples, bound 20: the half-width must fall to 5, so 40 samples; strictly below it, one more.
-    assert one(">= 20", measured(25, 15, 35)).more == 31
-    assert one("<= 20", measured(25, 15, 35)).more == 31
-    assert one(">= 20", measured(25, 21, 35)).more is None
+    assert one(">= 20", measured(25, 15, 35), metric="code.x").more == 31
+    assert one("<= 20", measured(25, 15, 35), metric="code.x").more == 31
+    assert one(">= 20", measured(25, 21, 35), metric="code.x").more is None
     # Only the end that faces the bound counts.
-    assert one(">= 20", measured(25, 15, 400)).more == 31
+    assert one(">= 20", measured(25, 15, 400), metric="code.x").more == 31
+
+
+@pytest.mark.parametrize(("rounds", "more"), [([20.5, 23.5], 5), ([20.4, 22.0, 23.6], 2)])
+def test_of_timings_fewer_more_decide_since_student_s_t_falls(rounds: list[float], more: int) -> None:
+    assert one(">= 20", repeated(rounds, "tokens/s")).more == more
 
 
 def test_on_the_bound_no_number_decides() -> None:
@@ -210,13 +215,13 @@ rules = st.sampled_from(
 
 @given(rules, measures, measures)
 def test_that_many_more_decide_and_hardly_fewer_do(rule: str, student: Measure, teacher: Measure) -> None:
-    verdict = one(rule, student, teacher)
+    verdict = one(rule, student, teacher, "code.x")
     assume(verdict.more is not None and verdict.more < MOST_MORE)
     assert verdict.more is not None and verdict.state == "undecided" and verdict.more >= 1
 
     def after(more: int) -> str:
         share = math.sqrt(student.n / (student.n + more))
-        return one(rule, shrunk(student, share), shrunk(teacher, share)).state
+        return one(rule, shrunk(student, share), shrunk(teacher, share), "code.x").state
 
     assert after(verdict.more) != "undecided"
     assert verdict.more <= 2 or after(verdict.more - 2) == "undecided"
@@ -341,9 +346,9 @@ def test_doubt_says_how_much_more_work_it_takes_and_how_sure_the_teacher_is() ->
 @pytest.mark.parametrize(
     ("metric", "samples"),
     [
-        ("speed.decode_tok_s", "31 more rounds"),
-        ("memory.peak_mb", "31 more rounds"),
-        ("stream.gap_p95_ms", "31 more rounds"),
+        ("speed.decode_tok_s", "23 more rounds"),
+        ("memory.peak_mb", "23 more rounds"),
+        ("stream.gap_p95_ms", "23 more rounds"),
         ("fidelity.kl.code", "31 more answers"),
         ("code.passes", "31 more tasks"),
         ("commonsense.error", "31 more questions"),

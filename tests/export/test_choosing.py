@@ -12,7 +12,7 @@ from potstill.export import export, gguf_path
 from potstill.export.choosing import GROUPS, Probe, choose, ladder, predict
 from potstill.export.writing import StudentFiles
 from potstill.models.examples import Example
-from potstill.models.gguf import load_state, read_table
+from potstill.models.gguf_reader import load_state, read_table
 from potstill.models.teacher import load_model
 from potstill.problem import Problem
 from potstill.run import Run, read_json

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from potstill.models import architecture, gguf_vocabulary
-from potstill.models.gguf import load_state, missing_keys, read_metadata, read_table, write_gguf
+from potstill.models.gguf import write_gguf
+from potstill.models.gguf_reader import load_state, read_metadata, read_table
 from potstill.models.llama import LlamaReader
 from potstill.models.quantise import predicted_bytes
 from potstill.problem import Problem
@@ -143,8 +144,7 @@ def test_a_checkpoint_in_several_files_and_bfloat16(tiny_checkpoint: Path, tmp_p
         assert np.array_equal(many[name], one[name])
 
 
-def test_the_header_says_everything(tiny_gguf: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    assert missing_keys(tiny_gguf) == []
+def test_the_header_says_everything(tiny_checkpoint: Path, tmp_path: Path) -> None:
     metadata = read_metadata(
         write(
             tiny_checkpoint,

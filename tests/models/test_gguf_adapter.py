@@ -10,8 +10,9 @@ import pytest
 from safetensors.torch import load_file
 
 from potstill.models.engine import Engine, Sampling, default_threads
-from potstill.models.gguf import load_state, write_gguf
+from potstill.models.gguf import write_gguf
 from potstill.models.gguf_adapter import adapter_beside, adapter_path, write_row_adapter
+from potstill.models.gguf_reader import load_state
 from potstill.models.llama import LlamaReader
 from potstill.models.mix import Mix
 from potstill.problem import Problem

@@ -7,7 +7,8 @@ from typing import get_args
 
 import pytest
 
-from potstill.models.gguf import load_state, read_metadata, read_table, write_gguf
+from potstill.models.gguf import write_gguf
+from potstill.models.gguf_reader import load_state, read_metadata, read_table
 from potstill.models.mix import GROUPS, LLAMA_MIXES, Mix, group_of, mix_named, name_of, stem_of
 from potstill.models.quantise import QUANTISATIONS, plan_types, predicted_bytes, tensor_bytes
 from potstill.problem import Problem

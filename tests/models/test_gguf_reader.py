@@ -12,7 +12,7 @@ from gguf.quants import dequantize
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from potstill.models.gguf import check_gguf, load_state, read_table
+from potstill.models.gguf_reader import check_gguf, load_state, read_table
 from potstill.problem import Problem
 
 

@@ -13,7 +13,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from potstill.models.gguf import read_metadata, write_gguf
+from potstill.models.gguf import write_gguf
+from potstill.models.gguf_reader import read_metadata
 from potstill.models.gguf_vocabulary import DIGITS, SPLITS, read_vocabulary
 from potstill.models.llama import LlamaReader
 from potstill.problem import Problem

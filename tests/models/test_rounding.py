@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from potstill.models.gguf import read_table, write_gguf
+from potstill.models.gguf import write_gguf
+from potstill.models.gguf_reader import read_table
 from potstill.models.quantise import quantise_rows
 from potstill.models.rounding import round_rows
 from potstill.problem import Problem

@@ -47,7 +47,7 @@ def test_settings_may_begin_as_powershell_writes_them(tmp_path: Path) -> None:
         ({"questions": ["one", "  "]}, "questions.2"),
         ({"questions": ["same", "same"]}, "twice"),
         ({"questions": ["x" * 2001]}, "questions.1"),
-        ({"question": ["typo"]}, "question: unknown key; known here: models, questions"),
+        ({"question": ["typo"]}, "question: unknown key; did you mean `questions`?"),
         ({"raters_per_conversation": 0}, "raters_per_conversation"),
         ({"characters_per_second": 0.0}, "characters_per_second"),
     ],

@@ -26,12 +26,17 @@ def settings_of(section: AnswersSection) -> dict[str, float | int]:
     return {name: getattr(section, name) for name in NAMES}
 
 
-def sampling_for(section: AnswersSection, seed: int) -> Sampling:
-    """What a writer is told; every answer has a seed of its own beside it."""
+def sampling_for(section: AnswersSection, seed: int, max_tokens: int | None = None) -> Sampling:
+    """What a writer is told; every answer has a seed of its own beside it.
+
+    Args:
+        max_tokens: the longest answer; None: the section's.
+    """
     from potstill.models.engine import Sampling
 
-    names = ("temperature", "top_p", "top_k", "max_tokens", "repeat_penalty")
-    return Sampling(**{name: getattr(section, name) for name in names}, seed=seed)
+    names = ("temperature", "top_p", "top_k", "repeat_penalty")
+    longest = section.max_tokens if max_tokens is None else max_tokens
+    return Sampling(**{name: getattr(section, name) for name in names}, seed=seed, max_tokens=longest)
 
 
 def sampling_of(settings: Settings, seed: int, prompt_id: str) -> dict[str, float | int]:

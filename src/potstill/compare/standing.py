@@ -103,7 +103,7 @@ def _standing(key: str, entrants: Sequence[Entrant], resamples: int, seed: int) 
     readings = []
     for one, parts in zip(entrants, rows, strict=True):
         if parts is None:
-            readings.append(_unpaired(key, metric, one, first))
+            readings.append(_unpaired(key, one, first))
         elif rows[0] is None or one is first:
             value = interval(
                 centre(parts, statistic_of(key)),
@@ -132,7 +132,7 @@ def _known(estimate: Estimate, entrant: Entrant, metric: str, shared: Sequence[s
     return Estimate(estimate.value, measure.low, measure.high)
 
 
-def _unpaired(key: str, metric: Metric, entrant: Entrant, first: Entrant) -> Reading:
+def _unpaired(key: str, entrant: Entrant, first: Entrant) -> Reading:
     """From the scorecards alone: speed, sizes, and runs that kept no items."""
     value, before = _mean(entrant, key), _mean(first, key)
     if entrant is first or value is None or before is None:

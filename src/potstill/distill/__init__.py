@@ -88,13 +88,15 @@ def train(run: Run, folder: Path, start: Path, store: SignalStore, who: str = "s
     from potstill.distill.schedule import Clock, StepCount
     from potstill.distill.trained import load_weights, prepare_student
     from potstill.distill.trainer import Pace
+    from potstill.distill.working import product_dtype
     from potstill.models.teacher import load_model
 
     section, arguments = run.recipe.distill, training_arguments(run.recipe, folder, _cut(run))
+    dtype = product_dtype(arguments)
     checkpoint = ranks.agreed(partial(newest_checkpoint, folder))
     student = load_model(start, torch.float32)
     prepare_student(student, section)
-    curvature = curvature_of(run, folder, student, store, _dtype(arguments)) if section.knows_curvature else {}
+    curvature = curvature_of(run, folder, student, store, dtype) if section.knows_curvature else {}
     if checkpoint:
         load_weights(student, checkpoint)
     clock = Clock(section.budget_minutes * 60) if section.budget_minutes else StepCount(total=1)
@@ -102,7 +104,7 @@ def train(run: Run, folder: Path, start: Path, store: SignalStore, who: str = "s
     with run.progress.task(f"the {who} learns", 1.0, "share") as task:
         log.task = task
         pace = Pace(clock, section.checkpoint_seconds, log.write)
-        along = companions(run, folder, student, store, _dtype(arguments), task.describe)
+        along = companions(run, folder, student, store, dtype, task.describe)
         trainer = _kind_of_trainer()(student, store, section, arguments, pace, run.recipe.seed, along, curvature)
         log.meter = trainer.meter
         if ranks.rank() == 0:
@@ -126,12 +128,13 @@ def _keep(run: Run, folder: Path, trainer: DistillTrainer, log: Log) -> None:
     import torch
 
     from potstill.distill.trained import merge
+    from potstill.distill.working import product_dtype
     from potstill.models.checkpoint import save_checkpoint
 
     merge(trainer.student)
     # float16 values: the F16 file then holds exactly these weights, and so may be compared closely
     save_checkpoint(trainer.student, run.stage("vocab"), folder / "student", torch.float16, run.stamp(folder))
-    dtype = str(_dtype(trainer.args)).removeprefix("torch.")
+    dtype = str(product_dtype(trainer.args)).removeprefix("torch.")
     write_json(folder / "report.json", log.summary(trainer.store.rows) | {"dtype": dtype} | trainer.notes)
 
 
@@ -262,14 +265,6 @@ def _precision(recipe: Recipe, folder: Path) -> str:
             'Use "bfloat16", which has the range of float32, or "fastest".',
         )
     return ranks.agreed(partial(begun_dtype, folder)) if wanted == "fastest" else wanted
-
-
-def _dtype(arguments: TrainingArguments) -> torch.dtype:
-    import torch
-
-    if arguments.bf16:
-        return torch.bfloat16
-    return torch.float16 if arguments.fp16 else torch.float32
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -12,24 +12,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 
 from potstill.models.examples import Example, batches_by_length, pad
-
-
-class ExampleIndices(Dataset[int]):
-    """The dataset is the store itself; an item is its number."""
-
-    def __init__(self, examples: int) -> None:
-        self.examples = examples
-
-    def __len__(self) -> int:
-        """Examples in the store."""
-        return self.examples
-
-    def __getitem__(self, index: int) -> int:
-        """The number itself; `collate` looks it up."""
-        return index
 
 
 class LengthBatches(Sampler[list[int]]):

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import TrainerCallback
 
 from potstill.distill import ranks
-from potstill.distill.batches import ExampleIndices, LengthBatches, collate
+from potstill.distill.batches import LengthBatches, collate
 from potstill.distill.companion import Batch
 from potstill.distill.mixing import MixedBatches
 from potstill.distill.schedule import Clock
@@ -114,7 +114,7 @@ class SharedTrainer(DistillTrainer):
     def get_train_dataloader(self) -> DataLoader[Batch]:
         """This rank's batches. Accelerate's own division would repeat the first ones where the last are missing."""
         return DataLoader(
-            ExampleIndices(len(self.store)),  # type: ignore[arg-type]
+            range(len(self.store)),  # type: ignore[arg-type]  # an item is its number, which `collate` looks up
             batch_sampler=Share(self.batches, ranks.rank(), ranks.count()),
             collate_fn=partial(_collate, self.store.examples),
             num_workers=self.args.dataloader_num_workers,

@@ -30,7 +30,7 @@ from transformers import (
 from transformers.trainer_callback import ExportableState
 
 from potstill.distill.attention import AttentionMatch
-from potstill.distill.batches import ExampleIndices, LengthBatches, collate
+from potstill.distill.batches import LengthBatches, collate
 from potstill.distill.companion import Batch, Companion
 from potstill.distill.hidden import HiddenMatch
 from potstill.distill.mixing import MixedBatches
@@ -41,7 +41,7 @@ from potstill.distill.shares import gradient_shares
 from potstill.distill.state import load_state, save_state
 from potstill.distill.tail import kept_positions
 from potstill.distill.trained import load_weights, save_weights
-from potstill.distill.working import read_in
+from potstill.distill.working import product_dtype, read_in
 from potstill.losses import hidden_cosine
 from potstill.models.anatomy import body, head_weight
 from potstill.models.attention import attention_maps
@@ -226,7 +226,7 @@ class DistillTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[Batch]:
         """Batches by length."""
         loader: DataLoader[Batch] = DataLoader(
-            ExampleIndices(len(self.store)),  # type: ignore[arg-type]
+            range(len(self.store)),  # type: ignore[arg-type]  # an item is its number, which `collate` looks up
             batch_sampler=self.batches,
             collate_fn=partial(collate, self.store.examples),
             num_workers=self.args.dataloader_num_workers,
@@ -330,19 +330,13 @@ class DistillTrainer(Trainer):
         shares = gradient_shares(losses, [*trained, *self.match.parameters()])
         self.meter.count(**{f"share_{name}": share for name, share in shares.items()})
 
-    @property
-    def _dtype(self) -> torch.dtype:
-        if self.args.bf16:
-            return torch.bfloat16
-        return torch.float16 if self.args.fp16 else torch.float32
-
     def _student_sees(self, model: nn.Module, inputs: Batch, matched: bool) -> Seen:
         """One forward pass without the head; middle layers and maps only where they are matched."""
         ids, rows = inputs["input_ids"], inputs["rows"]
         pairs = self.match.pairs if matched else ()
         student = self.accelerator.unwrap_model(model)
         with attention_maps(student, self.attention.layers if matched else ()) as maps:
-            output = read_in(self._dtype, body(student), ids, output_hidden_states=bool(pairs))
+            output = read_in(product_dtype(self.args), body(student), ids, output_hidden_states=bool(pairs))
 
         def at_rows(states: Tensor) -> Tensor:
             return states.flatten(0, 1)[rows]
@@ -381,7 +375,7 @@ class DistillTrainer(Trainer):
     def _logit_loss(self, model: nn.Module, states: Tensor, lesson: Lesson, quiet: bool = False) -> Tensor:
         """Weighted sum over positions; unless `quiet`, each loss goes into the log as a mean over where it counts."""
         weight = head_weight(self.accelerator.unwrap_model(model))
-        total, sums = head_losses(states, weight, lesson, self.section.chunk_rows, self._dtype)
+        total, sums = head_losses(states, weight, lesson, self.section.chunk_rows, product_dtype(self.args))
         for name, value in ({} if quiet else sums).items():
             self.meter.mean(name, float(value), int((lesson.weights[name] != 0).sum()))
         return total

@@ -12,10 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainingArguments
 
 from potstill.models.causal import causal_products
 from potstill.models.norms import written_out_norms
+
+
+def product_dtype(arguments: TrainingArguments) -> torch.dtype:
+    """What the matrix products of a training are computed in."""
+    if arguments.bf16:
+        return torch.bfloat16
+    return torch.float16 if arguments.fp16 else torch.float32
 
 
 def read_in(dtype: torch.dtype, body: PreTrainedModel, ids: Tensor, **wanted: Any) -> Any:

@@ -17,6 +17,7 @@ from importlib.resources import files
 from potstill.evaluate.sandbox import Limits, run_python
 from potstill.evaluate.scorecard import Scorecard, proportion
 from potstill.progress import Task as Bar
+from potstill.recipe import EvaluateSection
 
 FENCE = re.compile(r"```[ \t]*(?:python|py)?[ \t]*\r?\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
 
@@ -45,6 +46,12 @@ class CodeResult:
     runs: bool
     passes: bool
     error: str
+
+
+def program_limits(section: EvaluateSection) -> Limits:
+    """What a program may use: the recipe's time and memory, and of the rest far more than any task needs."""
+    seconds = section.code_seconds
+    return Limits(seconds, 3 * seconds, section.code_memory_mb, processes=16, file_mb=16, output_kb=256)
 
 
 def code_tasks() -> list[CodeTask]:

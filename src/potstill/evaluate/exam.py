@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from potstill.answers import Answer
+from potstill.answers.settings import sampling_for
 from potstill.evaluate.code import CodeTask, code_tasks
 from potstill.evaluate.commonsense import Question, commonsense_questions, likelihood_prompt, spread, written_prompt
 from potstill.evaluate.importing import read_code_tasks, read_questions
@@ -130,11 +131,11 @@ def asks_of(exam: Exam, section: EvaluateSection, answers: AnswersSection, seed:
     Programs and letters greedily (no seed matters), and without a penalty on repetition: programs rightly repeat
     themselves.
     """
-    program = Sampling(0.0, 1.0, 0, 0, section.code_tokens, 1.0, (BEHIND_CODE,))
-    letter = Sampling(0.0, 1.0, 0, 0, LETTER_TOKENS, 1.0)
-    sample = Sampling(0.0, 1.0, 0, 0, section.sample_tokens, answers.repeat_penalty)
-    stability = [
-        Ask(question.question, _drawn(answers, derive_seed(seed, number), section.stability_tokens))
+    program = Sampling.greedy(section.code_tokens, stop=(BEHIND_CODE,))
+    letter = Sampling.greedy(LETTER_TOKENS)
+    sample = Sampling.greedy(section.sample_tokens, answers.repeat_penalty)
+    stability = [  # drawn as the teacher's answers are: what a person meets in a chat
+        Ask(question.question, sampling_for(answers, derive_seed(seed, number), section.stability_tokens))
         for place, question in enumerate(exam.stability)
         for number in range(1000 * place, 1000 * place + section.stability_samples)
     ]
@@ -144,8 +145,3 @@ def asks_of(exam: Exam, section: EvaluateSection, answers: AnswersSection, seed:
         "stability": stability,
         "samples": [Ask(answer.prompt.text, sample) for answer in exam.samples],
     }
-
-
-def _drawn(answers: AnswersSection, seed: int, most: int) -> Sampling:
-    """As the teacher's answers are drawn: what a person meets in a chat."""
-    return Sampling(answers.temperature, answers.top_p, answers.top_k, seed, most, answers.repeat_penalty)

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from potstill.bounds import BOUND
-from potstill.evaluate.scorecard import Measure
+from potstill.evaluate.scorecard import Measure, student_t
 
 State = Literal["met", "missed", "undecided", "not measured"]
 STUDENT, TEACHER = "student", "teacher"
@@ -31,7 +31,7 @@ SAMPLE = {
     **{"fidelity": "answer", "code": "task", "commonsense": "question", "stability": "question"},
     **{"answers": "question", "naturalness": "rated conversation"},
 }
-"""What is drawn once more to make an interval narrower, by the first part of a metric's name."""
+"""What is drawn once more to make an interval narrower."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,9 @@ class Verdict:
         bound: what the rule asks for, in the same unit; None where it needs a teacher that was not measured.
         unit: of value and bound; empty where nothing was measured.
         more: samples of each model (counted as in the student's measure) that would decide beyond those there are, if
-            estimates stayed and intervals shrank with 1/√n; at most `MOST_MORE`, which reads "or more". None where the
-            gate is decided, where an error is unknown, and where the estimate lies on the bound: no number decides.
+            estimates stayed and intervals shrank with 1/√n, those of timings with Student's t as well; at most
+            `MOST_MORE`, which reads "or more". None where the gate is decided, where an error is unknown, and where
+            the estimate lies on the bound: no number decides.
         bound_low, bound_high: the bound's interval where it comes from the teacher and is known.
     """
 
@@ -148,7 +149,8 @@ def _judge_one(metric: str, rule: str, row: Mapping[str, Measure]) -> Verdict:
     terms, measure = _parse(rule), row.get(STUDENT)
     exact = metric.startswith(EXACT)
     student, bound = _estimate(measure, exact), terms.bound(_estimate(row.get(TEACHER), exact))
-    state, more = _decide(student, bound, terms.at_most, measure.n if measure else 0)
+    state, margin = _decide(student, bound, terms.at_most)
+    more = _more(margin, measure.n, sample_of(metric) == "round") if margin and measure else None
     known = measure or row.get(TEACHER)
     has_interval = terms.needs_teacher and bound is not None and not exact
     return Verdict(
@@ -186,7 +188,8 @@ def _estimate(measure: Measure | None, exact: bool) -> Interval | None:
     return Interval(measure.value, measure.value, measure.value) if exact else Interval(measure.value, None, None)
 
 
-def _decide(student: Interval | None, bound: Interval | None, at_most: bool, n: int) -> tuple[State, int | None]:
+def _decide(student: Interval | None, bound: Interval | None, at_most: bool) -> tuple[State, Interval | None]:
+    """The state, and where it is undecided though both are known, the margin."""
     if student is None or bound is None:
         return "not measured", None
     if student.low is None or bound.low is None:
@@ -197,18 +200,30 @@ def _decide(student: Interval | None, bound: Interval | None, at_most: bool, n: 
         return "met", None
     if margin.high < 0:
         return "missed", None
-    return "undecided", _more(margin, n)
+    return "undecided", margin
 
 
-def _more(margin: Interval, n: int) -> int | None:
-    """Samples beyond `n` after which the margin's interval would no longer hold 0."""
+def _more(margin: Interval, n: int, few: bool) -> int | None:
+    """Samples beyond `n` after which the margin's interval would no longer hold 0.
+
+    Args:
+        few: there are so few that Student's t falls as they become more.
+    """
     assert margin.low is not None and margin.high is not None
     if margin.value == 0:
         return None
     half = margin.value - margin.low if margin.value > 0 else margin.high - margin.value
-    times = half / abs(margin.value)
-    needed = n * times * times
-    return MOST_MORE if needed - n >= MOST_MORE else max(1, math.floor(needed) + 1 - n)
+
+    def reaches(count: int) -> bool:
+        shrunk = half * math.sqrt(n / count) * (student_t(count - 1) / student_t(n - 1) if few else 1.0)
+        return shrunk < abs(margin.value)
+
+    return next((more for more in range(1, MOST_MORE) if reaches(n + more)), MOST_MORE)
+
+
+def sample_of(metric: str) -> str:
+    """What is drawn once more, by the first part of a metric's name."""
+    return SAMPLE.get(metric.partition(".")[0], "sample")
 
 
 def explain(verdict: Verdict) -> str:
@@ -230,7 +245,7 @@ def explain(verdict: Verdict) -> str:
 
 def _what_would_decide(verdict: Verdict) -> str:
     assert verdict.value is not None and verdict.bound is not None
-    sample = SAMPLE.get(verdict.metric.partition(".")[0], "sample")
+    sample = sample_of(verdict.metric)
     if verdict.more is None:
         if math.isclose(verdict.value, verdict.bound, rel_tol=1e-9):
             return f"the estimate lies on the bound, where no number of {sample}s decides"

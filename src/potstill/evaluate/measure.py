@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from potstill.answers import Answer, read_answers
+from potstill.evaluate.code import program_limits
 from potstill.evaluate.contest import STUDENT, TEACHER, Contest, find_contest
 from potstill.evaluate.exam import Exam, Sheet, programs_only, set_exam, sit
 from potstill.evaluate.failures import find_failures
@@ -20,7 +21,7 @@ from potstill.evaluate.fidelity import add_fidelity, checkpoint_fidelity, gguf_f
 from potstill.evaluate.items import collect_items
 from potstill.evaluate.marking import mark, run_programs
 from potstill.evaluate.naturalness import add_naturalness, ratings_file, read_ratings
-from potstill.evaluate.sandbox import Limits, confinement
+from potstill.evaluate.sandbox import confinement
 from potstill.evaluate.scorecard import Scorecard, unmeasured
 from potstill.evaluate.speed import add_speed, choose_questions, measure_speed, read_result
 from potstill.fidelity import Fidelity
@@ -123,9 +124,8 @@ def _programs(run: Run, exam: Exam, sheets: dict[str, Sheet]) -> dict[str, Any]:
         return {"why": why, "models": {}}
     if not walls.available:
         run.progress.say("WARNING: --unsafe: programs that a model wrote now run with YOUR rights, without a sandbox.")
-    limits = Limits(section.code_seconds, 3 * section.code_seconds, section.code_memory_mb, 16, 16, 256)
     with run.progress.task("programs run", len(sheets) * sum(map(len, exam.tasks.values())), "programs") as task:
-        return {"why": "", "models": run_programs(exam, sheets, limits, task, unsafe=run.unsafe)}
+        return {"why": "", "models": run_programs(exam, sheets, program_limits(section), task, unsafe=run.unsafe)}
 
 
 def _samples(exam: Exam, sheet: Sheet) -> list[dict[str, str]]:

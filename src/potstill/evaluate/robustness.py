@@ -20,6 +20,7 @@ import numpy as np
 from potstill.evaluate.replies import Written
 from potstill.evaluate.scorecard import Scorecard, proportion
 from potstill.evaluate.stability import repeated_share
+from potstill.scripts import CODE, FOREIGN, HAN, LATIN_WORD
 
 FAULTS = ("empty", "looping", "wrong_language", "leaking", "garbled")
 """In the order in which a reader would name them. `garbled` has no row of its own: stream.garbled measures it."""
@@ -56,17 +57,12 @@ LATIN_WORDS = 8
 HAN_SHARE = 0.1
 """Chinese characters among characters and Latin words together: below this, an answer isn't in Chinese."""
 
-_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
 _FENCE_LINE = re.compile(r"^[ \t]*```[\w+-]*[ \t]*$", re.MULTILINE)
 _CODE_LINE = re.compile(r"^(?:[ \t]{4}|\t).*$|^.*(?:[{}\[\]=;<>|$\\_#]|\w\(|\s--?\w|/\w+/|:$).*$", re.MULTILINE)
 """Lines that look like code though nothing fences them in: not judged for their language."""
 _LINK = re.compile(r"\w+://\S+")
-_HAN = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
-_FOREIGN = re.compile("[\u0400-\u1cff\u3041-\u3096\u30a1-\u30fa\uac00-\ud7a3]")
-"""Cyrillic, Hebrew, Arabic, the scripts of India and South-East Asia …; kana; hangul. Not Greek: formulas use it."""
 _UNIT = re.compile("[\u3400-\u9fff]|[^\\W\\d_\u3400-\u9fff]+")
 """What repeats as a whole: a Chinese character, or a word (4-grams of letters would recur in any long English text)."""
-_LATIN_WORD = re.compile("[A-Za-z\u00c0-\u024f][A-Za-z\u00c0-\u024f'’]*")
 _WANTS_ANOTHER_LANGUAGE = re.compile(
     "翻译|翻成|翻回|译[成为文]|[英日韩法德俄外][语文]|西班牙语|葡萄牙语|阿拉伯语|泰语|English"
 )
@@ -95,7 +91,7 @@ def faults(question: str, written: Written) -> frozenset[str]:
     arXiv:1908.04319, and the filters of Rae et al. 2021, arXiv:2112.11446.
     """
     text = written.text if written.ended else written.text.rstrip("\ufffd")
-    prose = _CODE.sub("\n", text)
+    prose = CODE.sub("\n", text)
     found = {
         "empty": _is_empty(text),
         "looping": _is_looping(text, prose),
@@ -150,13 +146,13 @@ def _has_cycle(text: str, least: Cycle) -> bool:
 
 
 def _is_in_another_language(question: str, prose: str) -> bool:
-    asked = _CODE.sub("\n", question)
-    if len(_HAN.findall(asked)) <= len(_LATIN_WORD.findall(asked)) or _WANTS_ANOTHER_LANGUAGE.search(question):
+    asked = CODE.sub("\n", question)
+    if len(HAN.findall(asked)) <= len(LATIN_WORD.findall(asked)) or _WANTS_ANOTHER_LANGUAGE.search(question):
         return False
-    han, foreign = len(_HAN.findall(prose)), len(_FOREIGN.findall(prose))
+    han, foreign = len(HAN.findall(prose)), len(FOREIGN.findall(prose))
     if foreign >= FOREIGN_LETTERS and foreign > FOREIGN_SHARE * (han + foreign):
         return True
-    latin = len(_LATIN_WORD.findall(_LINK.sub("", _CODE_LINE.sub("", prose))))
+    latin = len(LATIN_WORD.findall(_LINK.sub("", _CODE_LINE.sub("", prose))))
     return latin >= LATIN_WORDS and han < HAN_SHARE * (han + latin)
 
 

@@ -218,10 +218,10 @@ def _smallest(probe: Probe, candidates: Sequence[Candidate], max_kl: float, trie
 
 
 def _measured(probe: Probe, one: Candidate) -> Candidate:
-    kinds = _types_of(probe, one.name)
+    kinds = _types_of(one.name)
     return replace(one, kl=probe.divergence(kinds), measured=True)
 
 
-def _types_of(probe: Probe, name: str) -> dict[str, str]:
+def _types_of(name: str) -> dict[str, str]:
     base, *rest = name.split("-")
     return dict.fromkeys(GROUPS, base) | dict(zip(rest[::2], rest[1::2], strict=True))

@@ -8,13 +8,12 @@ Does not know: how anything was made or measured.
 from __future__ import annotations
 
 from potstill.ladder.standing import TEACHER, Family
-from potstill.report.curves import Tick, nice_ticks
 from potstill.report.html import render_page
 from potstill.report.metrics import Metric, metric_named
 from potstill.report.names import mark_of, model_named
-from potstill.report.scatter import WIDE, Plot, Point
-from potstill.report.scorecard import Mark, Reading, axis_top, groups, marks, readings
-from potstill.report.words import Words, is_share, quantity, tidy
+from potstill.report.scatter import WIDE, Plot, Point, ticks_from_zero
+from potstill.report.scorecard import Mark, Reading, groups, marks, readings
+from potstill.report.words import Words, is_share, quantity
 from potstill.run import write_text
 
 QUALITY = "fidelity.top1"
@@ -72,7 +71,7 @@ def _plot(title: Words, across: tuple[Metric, Readings], up: tuple[Metric, Readi
         )
         for model in across[1]
     )
-    return Plot(title, _axis(*across), _axis(*up), _ticks(*across), _ticks(*up), points)
+    return Plot(title, _axis(*across), _axis(*up), ticks_from_zero(*across), ticks_from_zero(*up), points)
 
 
 def _side(mark: Mark) -> str:
@@ -87,8 +86,3 @@ def _told(model: str, across: Reading, up: Reading) -> Words:
 def _axis(metric: Metric, found: Readings) -> Words:
     unit = next(iter(found.values())).unit
     return metric.title if is_share(unit) else metric.title + Words(f" ({unit})", f"（{unit}）")
-
-
-def _ticks(metric: Metric, found: Readings) -> tuple[Tick, ...]:
-    top, unit = axis_top(metric, found.values()), next(iter(found.values())).unit
-    return tuple(Tick(round(100 * tick / top, 2), tidy(tick, unit).en) for tick in nice_ticks(0, top, 4))

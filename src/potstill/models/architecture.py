@@ -43,7 +43,6 @@ REQUIRED = (
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 """In Transformers, in every family; tied models have the first alone."""
-SUFFIXES = (".weight", ".bias")
 _SPLIT = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
 _NORMED = (*_SPLIT, "self_attn.q_norm", "self_attn.k_norm")
 _FUSED = ("self_attn.qkv_proj", "mlp.gate_up_proj")

@@ -78,6 +78,11 @@ class Sampling:
     stop: tuple[str, ...] = ()
     """Texts that end the answer where they come up; they are not part of it."""
 
+    @classmethod
+    def greedy(cls, max_tokens: int, repeat_penalty: float = 1.0, stop: tuple[str, ...] = ()) -> Sampling:
+        """Always the likeliest token: no seed matters."""
+        return cls(0.0, 1.0, 0, 0, max_tokens, repeat_penalty, stop)
+
 
 def derive_seed(seed: int, index: int) -> int:
     """A conversation's own seed, in [0, 2³¹): the same for the same pair, whatever else is in the batch."""

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from potstill.models import architecture, gguf_vocabulary
 from potstill.models.architecture import EMBEDDING, HEAD
-from potstill.models.gguf_reader import Table, check_gguf, dequantised, load_state, read_metadata, read_table
+from potstill.models.gguf_reader import Table, read_table
 from potstill.models.gguf_vocabulary import Vocabulary, read_vocabulary
 from potstill.models.mix import Mix, mix_named
 from potstill.models.quantise import (
@@ -39,16 +39,6 @@ from potstill.progress import Progress
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig
-
-__all__ = [
-    "check_gguf",
-    "dequantised",
-    "load_state",
-    "missing_keys",
-    "read_metadata",
-    "read_table",
-    "write_gguf",
-]
 
 _FILE_TYPES = {"F32": "ALL_F32", "Q4_K": "MOSTLY_Q4_K_S", "Q5_K": "MOSTLY_Q5_K_S"}
 
@@ -98,14 +88,6 @@ def write_gguf(
         finally:
             writer.close()
         _check_written(partial, vocabulary)
-
-
-def missing_keys(path: Path) -> list[str]:
-    """Keys without which llama.cpp loads the file and may be silently wrong, and that `path` lacks.
-
-    Foreign files may lack some for good reason (llama.cpp's own default may be right); ours never do.
-    """
-    return _missing_keys(read_table(path))
 
 
 def _missing_keys(table: Table) -> list[str]:

@@ -228,7 +228,7 @@ def _run(job: dict[str, Any], patience_s: float | None) -> dict[str, Any]:
 def _measure_here(job: dict[str, Any]) -> SpeedSample:
     """The measured process's own part."""
     length = job["new_tokens"]
-    greedy = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=0, max_tokens=length, repeat_penalty=1.0)
+    greedy = Sampling.greedy(length)
     begin = time.perf_counter()
     with Engine(
         Path(job["gguf"]), context=job["context"], slots=1, threads=Threads(**job["threads"]), check=False

@@ -14,6 +14,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
+from potstill.scripts import CODE, FOREIGN, HAN, LATIN_WORD
+
 Language = Literal["zh", "en"]
 Fault = Literal["unended", "short", "template", "looping", "script", "answer", "statement", "impossible", "missing"]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
@@ -36,10 +38,6 @@ def _any_of(*patterns: str) -> re.Pattern[str]:
     return re.compile("|".join(patterns), re.IGNORECASE | re.MULTILINE)
 
 
-_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
-_HAN = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
-_FOREIGN = re.compile("[\u0400-\u1cff\u3041-\u3096\u30a1-\u30fa\uac00-\ud7a3]")
-_LATIN_WORD = re.compile("[A-Za-z\u00c0-\u024f]['’A-Za-z\u00c0-\u024f]*")
 _LOOP = re.compile(r"(\w.{2,60}?)\1{2,}|^(.{6,})$(?:.*^\2$){2}", re.MULTILINE | re.DOTALL)
 _TEMPLATE = _any_of(
     r"<[|｜][\w▁ ]+[|｜]>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|</?s>|<(?:bos|eos|unk|pad)>|\ufffd",
@@ -106,7 +104,7 @@ def first_fault(text: str, ended: bool, language: Language) -> Fault | None:
         ended: the model ended its turn itself.
         language: what it was asked to write in.
     """
-    prose = _CODE.sub("\n", text)
+    prose = CODE.sub("\n", text)
     checks: Mapping[Fault, Callable[[], bool]] = {
         "unended": lambda: not ended,
         "short": lambda: len(_units(text)) < LEAST_UNITS[language],
@@ -122,12 +120,12 @@ def first_fault(text: str, ended: bool, language: Language) -> Fault | None:
 
 
 def _units(text: str) -> list[str]:
-    return _HAN.findall(text) + _FOREIGN.findall(text) + _LATIN_WORD.findall(text)
+    return HAN.findall(text) + FOREIGN.findall(text) + LATIN_WORD.findall(text)
 
 
 def _in_another_script(prose: str, language: Language) -> bool:
-    han, words = len(_HAN.findall(prose)), len(_LATIN_WORD.findall(prose))
-    foreign = len(_FOREIGN.findall(prose))
+    han, words = len(HAN.findall(prose)), len(LATIN_WORD.findall(prose))
+    foreign = len(FOREIGN.findall(prose))
     if language == "zh":
         return han < HAN_SHARE * (han + words) or not han or foreign > FOREIGN_SHARE * (han + foreign)
     letters = sum(map(str.isalpha, prose))

@@ -7,20 +7,16 @@ Does not know: run folders, stages, models.
 
 from __future__ import annotations
 
-import difflib
-import json
 import math
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
-
-from pydantic import BaseModel, ValidationError
+from typing import Any
 
 from potstill.problem import Problem
 from potstill.recipe.material import TeacherSection
 from potstill.recipe.product import ExportSection
 from potstill.recipe.whole import Recipe
+from potstill.toml import read_toml, validated
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -28,66 +24,13 @@ def load_recipe(path: Path) -> Recipe:
 
     Paths inside it are taken relative to the file. Raises: Problem naming every mistake at once.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # PowerShell begins a file with a mark
-        data = tomllib.loads(text)
-    except FileNotFoundError:
-        raise Problem(f"{path}: no such recipe", "Recipes that ship with potstill lie in recipes/.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise Problem(f"{path}: cannot be read ({error})", "Give a UTF-8 text file in TOML.") from None
-    except tomllib.TOMLDecodeError as error:
-        raise Problem(f"{path}: not valid TOML: {error}", "Mend that place and try again.") from None
+    data = read_toml(path, "Recipes that ship with potstill lie in recipes/.")
     return _resolved(validate_recipe(data, str(path)), path.resolve().parent)
 
 
 def validate_recipe(data: dict[str, Any], place: str) -> Recipe:
     """A `Recipe` from parsed TOML; `place` names the file in the error. Strict: "3" is not a number."""
-    try:
-        return Recipe.model_validate_json(json.dumps(data, default=str), strict=True)
-    except ValidationError as error:
-        lines = [_mistake(dict(item)) for item in error.errors()]
-        count = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
-        listed = "\n".join(f"  {line}" for line in lines)
-        raise Problem(f"{place}: {count}\n{listed}", "`potstill schema` lists every key.") from None
-
-
-def _mistake(item: dict[str, Any]) -> str:
-    keys = list(item["loc"])
-    place = ".".join(str(key) for key in keys) or "recipe"
-    if item["type"] == "extra_forbidden":
-        known = _known_keys(keys[:-1])
-        near = difflib.get_close_matches(str(keys[-1]), known, n=1, cutoff=0.5)
-        hint = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(known)}"
-        return f"{place}: unknown key; {hint}"
-    if item["type"] == "missing":
-        return f"{place}: missing, and it has no default"
-    message = str(item["msg"]).removeprefix("Value error, ")
-    given = item.get("input")
-    shown = "" if isinstance(given, dict | list) else f" (given: {json.dumps(given, ensure_ascii=False, default=str)})"
-    choice = _near_choice(item)
-    return f"{place}: {message[:1].lower()}{message[1:]}{choice}{shown}"
-
-
-def _near_choice(item: dict[str, Any]) -> str:
-    if item["type"] != "literal_error":
-        return ""
-    choices = [choice.strip().strip("'") for choice in str(item["ctx"]["expected"]).replace(" or ", ", ").split(",")]
-    near = difflib.get_close_matches(str(item["input"]), choices, n=1, cutoff=0.4)
-    return f"; did you mean '{near[0]}'?" if near else ""
-
-
-def _known_keys(place: list[str | int]) -> list[str]:
-    model: type[BaseModel] = Recipe
-    for key in place:
-        if isinstance(key, int):
-            continue
-        annotation = model.model_fields[key].annotation
-        inner = [part for part in (annotation, *get_args(annotation)) if isinstance(part, type)]
-        sections = [part for part in inner if issubclass(part, BaseModel)]
-        if not sections:
-            return []
-        model = sections[0]
-    return list(model.model_fields)
+    return validated(Recipe, data, place, "`potstill schema` lists every key.")
 
 
 def _resolved(recipe: Recipe, folder: Path) -> Recipe:

@@ -52,7 +52,7 @@ class Panel:
 
 
 LOGIT_LOSSES = (
-    *("kl", "forward_kl", "reverse_kl", "jensen_shannon", "skewed_kl", "total_variation"),
+    *("forward_kl", "reverse_kl", "jensen_shannon", "skewed_kl", "total_variation"),
     "cross_entropy",
 )
 

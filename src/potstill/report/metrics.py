@@ -239,12 +239,6 @@ METRICS = (
         "lower", "share",
     ),
     Metric(
-        "answers.garbled",
-        Words("Garbled answers", "乱码答案"),
-        Words("share of answers with broken characters in them", "含有损坏字符的答案比例"),
-        "lower", "share",
-    ),
-    Metric(
         "naturalness.mean",
         Words("Naturalness", "自然度"),
         Words("mean of people's blind ratings, 1 to 5", "人工盲评的平均分，1 到 5"),

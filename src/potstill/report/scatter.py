@@ -92,7 +92,7 @@ def _plot(
         for model in across[1]
         if model in places[0] and model in places[1]
     ]
-    return Plot(title, _axis(*across), _axis(*up), _ticks(*across), _ticks(*up), _placed(points))
+    return Plot(title, _axis(*across), _axis(*up), ticks_from_zero(*across), ticks_from_zero(*up), _placed(points))
 
 
 def _placed(points: Sequence[Point]) -> tuple[Point, ...]:
@@ -133,6 +133,7 @@ def _axis(metric: Metric, found: Mapping[str, Reading]) -> Words:
     return metric.title + (Words(f" ({unit})", f"（{unit}）") if unit in ("MB", "ms") else same(""))
 
 
-def _ticks(metric: Metric, found: Mapping[str, Reading]) -> tuple[Tick, ...]:
+def ticks_from_zero(metric: Metric, found: Mapping[str, Reading]) -> tuple[Tick, ...]:
+    """Round numbers along an axis, in percent of it."""
     top, unit = axis_top(metric, found.values()), next(iter(found.values())).unit
     return tuple(Tick(round(100 * tick / top, 2), tidy(tick, unit).en) for tick in nice_ticks(0, top, 4))

@@ -7,15 +7,14 @@ Does not know: raters, answers, how anything is stored or shown.
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from potstill.problem import Problem
+from potstill.toml import read_toml, validated
 
 Question = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
 EXAMPLE = 'Write: models = ["student", "teacher"] and questions = ["…", "…"], ten of them.'
@@ -49,34 +48,7 @@ class RatingSettings(BaseModel):
 
 def load_rating_settings(path: Path, offered: Collection[str]) -> RatingSettings:
     """Read and validate the file. Raises: Problem naming every mistake, or a model that is not `offered`."""
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # PowerShell begins a file with a BOM
-    except FileNotFoundError:
-        raise Problem(f"{path}: no such file", EXAMPLE) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise Problem(f"{path}: cannot be read ({error})", "Give a UTF-8 text file in TOML.") from None
-    except tomllib.TOMLDecodeError as error:
-        raise Problem(f"{path}: not valid TOML: {error}", "Mend that place and try again.") from None
-    settings = _validated(path, data)
+    settings = validated(RatingSettings, read_toml(path, EXAMPLE), str(path), EXAMPLE)
     if unknown := [name for name in settings.models if name not in offered]:
         raise Problem(f"{path}: there is no model {unknown[0]!r} here", f"Choose two of: {', '.join(offered)}.")
     return settings
-
-
-def _validated(path: Path, data: dict[str, Any]) -> RatingSettings:
-    try:
-        return RatingSettings.model_validate_json(json.dumps(data, default=str), strict=True)
-    except ValidationError as error:
-        lines = [f"  {_mistake(dict(item))}" for item in error.errors()]
-        count = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
-        raise Problem(f"{path}: {count}\n" + "\n".join(lines), EXAMPLE) from None
-
-
-def _mistake(item: dict[str, Any]) -> str:
-    place = ".".join(str(key + 1) if isinstance(key, int) else key for key in item["loc"])
-    if item["type"] == "extra_forbidden":
-        return f"{place}: unknown key; known here: {', '.join(RatingSettings.model_fields)}"
-    if item["type"] == "missing":
-        return f"{place}: missing"
-    message = str(item["msg"]).removeprefix("Value error, ")
-    return f"{place}: {message[:1].lower()}{message[1:]}" if place else message

@@ -25,7 +25,8 @@ from fastapi import APIRouter, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from potstill.models.engine import Sampling, derive_seed
+from potstill.answers.settings import sampling_for
+from potstill.models.engine import derive_seed
 from potstill.recipe import AnswersSection
 from potstill.serve.errors import ApiError
 from potstill.serve.pool import Order, Pool
@@ -137,7 +138,7 @@ class Writers:
 
     async def _ask(self, model: str, turn: int, seed: int) -> str:
         messages = [{"role": "user", "content": self._rating.questions[turn - 1]}]
-        order = Order(model, messages, _sampling(self._rating.max_tokens, seed))
+        order = Order(model, messages, sampling_for(AnswersSection.model_validate({}), seed, self._rating.max_tokens))
         while True:
             try:
                 async with self._pool.answer(order, CLIENT) as answer:
@@ -284,18 +285,6 @@ def _add_operator_routes(router: APIRouter, desk: OperatorDesk) -> None:
     router.add_api_route("/operate/raters", desk.invite, methods=["POST"])
     router.add_api_route("/operate/results", desk.results, methods=["GET"])
     router.add_api_route("/operate/results.csv", desk.csv, methods=["GET"], response_class=Response)
-
-
-def _sampling(max_tokens: int, seed: int) -> Sampling:
-    answers = AnswersSection.model_validate({})
-    return Sampling(
-        temperature=answers.temperature,
-        top_p=answers.top_p,
-        top_k=answers.top_k,
-        seed=seed,
-        max_tokens=max_tokens,
-        repeat_penalty=answers.repeat_penalty,
-    )
 
 
 def _event(payload: dict[str, Any]) -> str:
