@@ -130,7 +130,7 @@ def _difference_interval(estimate: Estimate | None, unit: str) -> Words:
 
 def _signed(value: float, unit: str) -> Words:
     """A difference; of shares, in points."""
-    text = number(value, "" if not is_share(unit) else "%" if unit == "%" else "share").en.removesuffix("%")
+    text = number(value, "share" if is_share(unit) else "").en.removesuffix("%")
     return same(text if value <= 0 or text.startswith("+") else f"+{text}")
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from potstill.evaluate.scorecard import Floats, Scorecard, bootstrap, ratio
+from potstill.evaluate.scorecard import Scorecard, bootstrap, perplexity, ratio
 from potstill.fidelity import Fidelity, add_up
 from potstill.machine import fastest_dtype, usable_cores
 from potstill.models.anatomy import head_weight
@@ -102,8 +102,4 @@ def add_fidelity(
             rows = np.stack([table[column], table[0]], axis=1).tolist()
             card.add(f"fidelity.{metric}{suffix}", model, bootstrap(rows, ratio, unit, resamples, seed))
         rows = np.stack([table[4], table[0]], axis=1).tolist()
-        card.add(f"fidelity.perplexity{suffix}", model, bootstrap(rows, _perplexity, "perplexity", resamples, seed))
-
-
-def _perplexity(sums: Floats) -> Floats:
-    return np.asarray(np.exp(ratio(sums)))
+        card.add(f"fidelity.perplexity{suffix}", model, bootstrap(rows, perplexity, "perplexity", resamples, seed))

@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from potstill.evaluate.commonsense import CommonsenseResult, read_choice
 from potstill.evaluate.exam import OURS, Exam, Sheet
 from potstill.evaluate.replies import Written
 from potstill.evaluate.robustness import faults
-from potstill.evaluate.scorecard import Floats, ratio
-from potstill.evaluate.stability import pairwise_bleu, repetition, similarities
+from potstill.evaluate.scorecard import Floats, perplexity, ratio
+from potstill.evaluate.stability import rows_of
 from potstill.models.embedder import OFFLINE, Embed, open_embedder
 
 Parts = dict[str, list[float]]
@@ -30,7 +28,7 @@ FIDELITY = {"fidelity.kl": "kl", "fidelity.top1": "top1", "fidelity.top5": "top5
 
 def statistic_of(metric: str) -> Callable[[Floats], Floats]:
     """What makes the metric's value of the sums [..., 2] of its items."""
-    return _exponential if metric == "fidelity.perplexity" else ratio
+    return perplexity if metric == "fidelity.perplexity" else ratio
 
 
 def collect_items(
@@ -95,22 +93,9 @@ def _choices(items: Items, model: str, exam: Exam, sheet: Sheet) -> None:
 def _stability(
     items: Items, model: str, questions: Mapping[str, str], groups: Sequence[Sequence[Written]], embed: Embed
 ) -> None:
-    texts = [[reply.text for reply in group] for group in groups]
-    pairs = [pairwise_bleu(group) for group in texts]
-    rows: dict[str, list[tuple[float, float]]] = {
-        "stability.bleu4_variance": [(float(scores.var()), 1) for scores in pairs],
-        "stability.bleu4": [(float(scores.mean()), 1) for scores in pairs],
-        "stability.similarity": [(value, 1) for value in similarities(texts, embed)],
-        "stability.repetition": [(sum(map(repetition, group)), len(group)) for group in texts],
-        "stability.ended": [(sum(reply.ended for reply in group), len(group)) for group in groups],
-        "answers.broken": [
-            (sum(bool(faults(question, reply)) for reply in group), len(group))
-            for question, group in zip(questions.values(), groups, strict=True)
-        ],
-    }
-    for metric, sums in rows.items():
-        _put(items, metric, model, ((item, *one) for item, one in zip(questions, sums, strict=True)))
-
-
-def _exponential(sums: Floats) -> Floats:
-    return np.asarray(np.exp(ratio(sums)))
+    broken = [
+        [float(sum(bool(faults(question, reply)) for reply in group)), float(len(group))]
+        for question, group in zip(questions.values(), groups, strict=True)
+    ]
+    for metric, rows in {**rows_of(groups, embed), "answers.broken": broken}.items():
+        _put(items, metric, model, ((item, part, of) for item, (part, of) in zip(questions, rows, strict=True)))

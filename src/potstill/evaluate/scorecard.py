@@ -163,6 +163,11 @@ def ratio(sums: Floats) -> Floats:
     return np.asarray(sums[..., 0] / sums[..., 1])
 
 
+def perplexity(sums: Floats) -> Floats:
+    """Of a first column that sums the surprise of as many positions as the second counts."""
+    return np.asarray(np.exp(ratio(sums)))
+
+
 def mean_of(values: Sequence[float]) -> list[list[float]]:
     """Rows whose `ratio` is the mean of `values`."""
     return [[value, 1.0] for value in values]

@@ -61,19 +61,25 @@ def add_stability(
     """
     if not groups or min(map(len, groups)) < 2:
         raise ValueError("stability needs questions, and at least two answers to each")
+    rows = rows_of(groups, embed or open_embedder(OFFLINE).embed)
+    ended = rows.pop("stability.ended")
+    for metric, samples in rows.items():
+        unit = "share" if metric == "stability.repetition" else "score"
+        card.add(metric, model, bootstrap(samples, ratio, unit, resamples, seed))
+    card.add("stability.ended", model, proportion(sum(part / of for part, of in ended), len(ended)))
+
+
+def rows_of(groups: Sequence[Sequence[Written]], embed: Embed) -> dict[str, list[list[float]]]:
+    """Metric → [part, of] question by question; their sums make the metric."""
     texts = [[reply.text for reply in group] for group in groups]
     pairs = [pairwise_bleu(group) for group in texts]
-    repeated = [[sum(map(repetition, group)), float(len(group))] for group in texts]
-    rows = {
-        "stability.bleu4_variance": (mean_of([float(scores.var()) for scores in pairs]), "score"),
-        "stability.bleu4": (mean_of([float(scores.mean()) for scores in pairs]), "score"),
-        "stability.similarity": (mean_of(similarities(texts, embed or open_embedder(OFFLINE).embed)), "score"),
-        "stability.repetition": (repeated, "share"),
+    return {
+        "stability.bleu4_variance": mean_of([float(scores.var()) for scores in pairs]),
+        "stability.bleu4": mean_of([float(scores.mean()) for scores in pairs]),
+        "stability.similarity": mean_of(similarities(texts, embed)),
+        "stability.repetition": [[sum(map(repetition, group)), float(len(group))] for group in texts],
+        "stability.ended": [[float(sum(reply.ended for reply in group)), float(len(group))] for group in groups],
     }
-    for metric, (samples, unit) in rows.items():
-        card.add(metric, model, bootstrap(samples, ratio, unit, resamples, seed))
-    ended = sum(sum(reply.ended for reply in group) / len(group) for group in groups)
-    card.add("stability.ended", model, proportion(ended, len(groups)))
 
 
 def pairwise_bleu(texts: Sequence[str]) -> Floats:

@@ -144,12 +144,12 @@ def position(value: float, top: float, logarithmic: bool, bottom: float = 0.0) -
 
 
 def axis_top(metric: Metric, found: Iterable[Reading]) -> float:
-    """The end of a metric's axis: its own, 1 (or 100) for shares, else a little above the largest value."""
+    """The end of a metric's axis: its own, 1 for shares, else a little above the largest value."""
     if metric.end is not None:
         return metric.end
     shown = list(found)
     if any(is_share(reading.unit) for reading in shown):
-        return 100.0 if any(reading.unit == "%" for reading in shown) else 1.0
+        return 1.0
     values = [one for reading in shown for one in (reading.value, reading.low, reading.high) if one is not None]
     largest = max((one for one in values if math.isfinite(one)), default=1.0)
     if metric.logarithmic:
@@ -233,9 +233,8 @@ def _cell(model: str, reading: Reading | None, metric: Metric) -> Cell:
 
 
 def _difference(metric: Metric, teacher: Reading, student: Reading) -> Comparison:
-    scale = 1.0 if student.unit == "%" else 100.0
     (t_low, t, t_high), (s_low, s, s_high) = _ends(teacher), _ends(student)
-    low, middle, high = (scale * (one - other) for one, other in ((s_low, t_high), (s, t), (s_high, t_low)))
+    low, middle, high = (100 * (one - other) for one, other in ((s_low, t_high), (s, t), (s_high, t_low)))
     points = unit_words("points")
     return Comparison(
         _verdict(metric, low, high, 0.0),

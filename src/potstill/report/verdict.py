@@ -102,7 +102,7 @@ def _typed(text: str, unit: str, added: bool) -> Words:
     amount = float(text)
     if not is_share(unit):
         return same(f"{amount:g}") + unit_words(unit)
-    percent = f"{amount if unit == '%' else 100 * amount:g}"
+    percent = f"{100 * amount:g}"
     return same(percent) + unit_words("points") if added else same(f"{percent}%")
 
 

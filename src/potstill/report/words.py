@@ -55,15 +55,12 @@ UNITS = {
     "points": Words(" points", " 个百分点"),
     "J/token": Words(" J/token", " 焦/词元"),
 }
-ALIASES = {"tok/s": "tokens/s", "token/s": "tokens/s", "nat": "nats", "seconds": "s", "mb": "MB"}
-SHARES = ("share", "fraction", "proportion", "rate")
-"""Units of values between 0 and 1 that people read as percent."""
-UNITLESS = ("", "1", "score", "ratio", "perplexity", "1–5", "alpha")
+UNITLESS = ("", "score", "perplexity", "1–5", "alpha")
 
 
 def is_share(unit: str) -> bool:
-    """Whether a value of this unit is a part of a whole: 0 to 1, or 0 to 100 where the unit is %."""
-    return unit in SHARES or unit == "%"
+    """Whether a value of this unit is a part of a whole, 0 to 1, which people read as percent."""
+    return unit == "share"
 
 
 def rounded(value: float) -> str:
@@ -90,15 +87,14 @@ def number(value: float | None, unit: str) -> Words:
     """The bare number of a quantity, a share as percent; what stands before its unit."""
     if value is None:
         return NOT_MEASURED
-    if unit in SHARES or unit == "%":
-        percent = value if unit == "%" else 100 * value
+    if is_share(unit):
+        percent = 100 * value
         return same(f"{percent:.1f}%".replace("-", "−") if math.isfinite(percent) else rounded(percent))
     return same(rounded(value))
 
 
 def unit_words(unit: str) -> Words:
     """What stands behind a number, its space included; nothing for shares, whose % belongs to the number."""
-    unit = ALIASES.get(unit, unit)
     if is_share(unit) or unit in UNITLESS:
         return same("")
     return UNITS.get(unit, same(f" {unit}"))
