@@ -53,7 +53,7 @@ def test_every_mistake_is_told_at_once() -> None:
     assert "vocab.sise: unknown key; did you mean `size`?" in text
     assert "distill.learning_rate: input should be less than or equal to 1 (given: 7)" in text
     assert "distill.epochs: input should be a valid number" in text and '(given: "two")' in text
-    assert "export.types.1:" in text and "did you mean 'Q4_K'?" in text
+    assert "export.types.2:" in text and "did you mean 'Q4_K'?" in text
     assert "did you mean 'influence'?" in text
 
 

@@ -63,7 +63,9 @@ def test_a_broken_off_stage_goes_on(run: Run) -> None:
     assert (run.stage("vocab") / "half.txt").exists()
 
 
-def test_what_was_begun_for_another_recipe_waits_until_this_one_is_finished(run: Run) -> None:
+def test_what_was_begun_for_another_recipe_waits_until_this_one_is_finished(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run.progress = heard = Listening()
     break_off(run, "vocab", "f1")
     with pytest.raises(KeyboardInterrupt), run.building("vocab", "f2") as folder:
@@ -74,6 +76,10 @@ def test_what_was_begun_for_another_recipe_waits_until_this_one_is_finished(run:
         assert (folder / "half.txt").read_text() == "half"
         raise KeyboardInterrupt
     assert heard.lines[-1] == "[vocab] what was set aside is taken up again"
+    with monkeypatch.context() as killing, pytest.raises(KeyboardInterrupt):
+        killing.setattr(shutil, "rmtree", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        break_off(run, "vocab", "f3")
+    assert not list(run.folder.glob(".vocab.f2.aside"))  # what is half removed is not taken up
     break_off(run, "vocab", "f3")  # one waits, not any number
     assert len(list(run.folder.glob(".vocab.*.aside"))) == 1
     build(run, "vocab", "f3", "whole")

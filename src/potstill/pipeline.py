@@ -69,10 +69,21 @@ def _asking_teacher(recipe: Recipe) -> list[TeacherSection]:
 
 def _measured(recipe: Recipe) -> Any:
     """Another model's file counts by what it holds; a run without one stays as fresh as ever."""
-    others = {one: path for one in recipe.evaluate.against if (path := Path(one).expanduser()).is_file()}
+    paths = {one: Path(one).expanduser() for one in recipe.evaluate.against}
+    others = {one: path for one, path in paths.items() if path.is_file() or path.is_absolute()}
     named = tuple(one for one in recipe.evaluate.against if one not in others)
     section = recipe.evaluate.model_copy(update={"against": named})
     return [section, list(others.values())] if others else section
+
+
+def _not_shipped(recipe: Recipe) -> list[str]:
+    """A server's answers are its own throughout; others' fingerprints stay as they were."""
+    return ["nothing shipped"] if recipe.answers.server else []
+
+
+def _last_norm(recipe: Recipe) -> list[str]:
+    """How a rotated student's last norm is measured; others' have always been so."""
+    return ["as healed"] if recipe.prune.narrow == "rotate" else []
 
 
 def _seed_of_random_weights(recipe: Recipe) -> list[int]:
@@ -86,7 +97,9 @@ def _other_tokens(recipe: Recipe) -> list[Any]:
 
 STAGES = (
     Stage("prompts", "collect", (), lambda r: [r.prompts, r.seed, *_kept_away(r), *_asking_teacher(r)], format=2),
-    Stage("answers", "write_answers", ("prompts",), lambda r: [r.answers, r.teacher, r.seed], format=2),
+    Stage(
+        "answers", "write_answers", ("prompts",), lambda r: [r.answers, r.teacher, r.seed, *_not_shipped(r)], format=2
+    ),
     Stage(
         "vocab", "build_vocabulary", ("answers",), lambda r: [r.vocab, r.teacher, r.signals.context, *_other_tokens(r)]
     ),
@@ -101,7 +114,7 @@ STAGES = (
         "prune",
         "prune",
         ("vocab", "signals"),
-        lambda r: [r.prune, r.teacher, r.signals.batch_tokens, *_seed_of_random_weights(r)],
+        lambda r: [r.prune, r.teacher, r.signals.batch_tokens, *_seed_of_random_weights(r), *_last_norm(r)],
         format=2,
     ),
     Stage("distill", "distill", ("prune", "signals"), lambda r: [r.distill, r.seed], format=7),
@@ -211,12 +224,15 @@ def require_one_student(run: Run) -> None:
 
 def _outlived(manifest: Mapping[str, Mapping[str, Any]]) -> set[str]:
     """Stages of an earlier student: one asked for by name is done anew, and under a budget its result is another."""
-    found, newest = set(), 0
+    found, newest = set(), (0, "")
     for name in ("distill", "export", "evaluate", "report"):
-        turn = manifest[name].get("turn", 0) if name in manifest else newest
-        if turn < newest:
+        if name not in manifest:
+            continue
+        turn = manifest[name].get("turn", 0)
+        when = (turn, "" if turn else manifest[name].get("finished", ""))  # a run of before there were turns has times
+        if when < newest:
             found.add(name)
-        newest = max(newest, turn)
+        newest = max(newest, when)
     return found
 
 

@@ -135,6 +135,8 @@ class Run:
         A partial folder of the same fingerprint is kept, so that a killed stage goes on; any other is set aside.
         """
         partial = self.partial(name)
+        for gone in self.folder.glob(".*.gone"):  # of a kill while it was removed, as below
+            shutil.rmtree(gone)
         self._take_up(name, fingerprint)
         partial.mkdir(parents=True, exist_ok=True)
         for aside in self.folder.glob(".*.old"):  # of a kill while it was removed
@@ -173,7 +175,9 @@ class Run:
     def _drop_aside(self, name: str, but: str | None = None) -> None:
         for aside in self.folder.glob(f".{name}.*.aside"):
             if but is None or aside != self._aside(name, but):
-                shutil.rmtree(aside)
+                gone = aside.with_suffix(".gone")  # first, for half of it must not be taken up
+                aside.replace(gone)
+                shutil.rmtree(gone)
 
     def _finish(self, name: str, fingerprint: str, seconds: float) -> None:
         partial, final, aside = self.partial(name), self.folder / name, self.folder / f".{name}.old"

@@ -35,6 +35,8 @@ class StandIn(ThreadingHTTPServer):
         self.address = f"http://127.0.0.1:{self.server_port}/v1"
         self.faults: list[int] = []
         self.unwanted: set[str] = set()
+        self.forbidden: set[str] = set()
+        self.seen: list[str] = []
         self.models = ["m"]
         self.asked: list[dict[str, Any]] = []
         self.keys: set[str | None] = set()
@@ -52,8 +54,10 @@ class Handler(BaseHTTPRequestHandler):
         if self.server.faults:
             self._send(self.server.faults.pop(), {"error": {"message": "not now"}})
             return
-        if body["messages"][0]["content"] in self.server.unwanted:
-            self._send(400, {"error": {"message": "data inspection failed"}})
+        self.server.seen.append(text := body["messages"][0]["content"])
+        if text in self.server.unwanted | self.server.forbidden:
+            status = 400 if text in self.server.unwanted else 403
+            self._send(status, {"error": {"message": "data inspection failed"}})
             return
         self.server.asked.append(body)
         text = f"{body['messages'][0]['content']}{body['seed']}"
@@ -135,6 +139,20 @@ def test_a_prompt_that_the_server_does_not_take_is_left_out(tmp_path: Path, stan
     assert [one.prompt.id for one in read_answers(folder / "answers.jsonl")] == [own(5)[i].id for i in (0, 1, 3, 4)]
     (refused,) = read_json(folder / "report.json")["refused"]
     assert refused["id"] == own(5)[2].id and "data inspection failed" in refused["why"]
+
+
+def test_what_was_refused_is_not_asked_again(tmp_path: Path, stand_in: StandIn) -> None:
+    texts = [prompt.text for prompt in own(5)]
+    run = run_with(tmp_path, own(5), answers={"context": 128, "max_tokens": 64, "slots": 1})
+    stand_in.unwanted, stand_in.forbidden = {texts[1], texts[3]}, {texts[4]}
+    with pytest.raises(Problem, match=r"refuses \(403"):
+        built(run, stand_in.address)
+    assert stand_in.seen == texts
+    stand_in.forbidden = set()
+    folder = built(run, stand_in.address)
+    assert stand_in.seen == [*texts, texts[4]]
+    assert [one["id"] for one in read_json(folder / "report.json")["refused"]] == [own(5)[1].id, own(5)[3].id]
+    assert not list(folder.glob("*.part.*"))
 
 
 def test_a_server_that_takes_nothing_is_told_at_once(

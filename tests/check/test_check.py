@@ -138,6 +138,15 @@ def test_a_full_home_is_refused_unless_the_teacher_is_there(tmp_path: Path, monk
     check.refuse(recipe_with(), tmp_path / "x", home)
 
 
+def test_what_a_finished_stage_was_made_from_may_be_gone(tmp_path: Path) -> None:
+    recipe = recipe_with(prompts={"files": [{"path": "/none/own.jsonl"}]}, vocab={"texts": ["/none/texts.txt"]})
+    with pytest.raises(Problem, match=r"own\.jsonl: named in the recipe, but not there"):
+        check.refuse(recipe, tmp_path / "x", tmp_path / "home")
+    with pytest.raises(Problem, match=r"texts\.txt: named in the recipe, but not there"):
+        check.refuse(recipe, tmp_path / "x", tmp_path / "home", ["prompts"])
+    check.refuse(recipe, tmp_path / "x", tmp_path / "home", ["prompts", "answers", "vocab"])
+
+
 def test_too_little_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "available_memory_mb", lambda: 900.0)
     monkeypatch.setattr(check, "fastest_dtype", lambda: "float32")

@@ -143,6 +143,26 @@ def test_a_loss_that_is_no_number_ends_the_training(tiny_model: PreTrainedModel,
     assert newest_checkpoint(tmp_path / "run") is None
 
 
+def test_weights_that_are_no_numbers_push_out_no_checkpoint(
+    tiny_model: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gradients may be what breaks, with a loss that is still a number."""
+    store, student = build_store(tiny_model, tmp_path / "s", "hidden"), changed(tiny_model, 1)
+
+    class Breaking(Companion):
+        def begin_step(self, step: int, progress: float) -> None:
+            self.step = step
+
+        def before_update(self) -> None:
+            if self.step == 2:
+                next(student.parameters()).grad.fill_(torch.nan)
+
+    with pytest.raises(Problem, match="step 3: the weights are no numbers any more"):
+        train(student, store, tmp_path / "run", recipe_with(checkpoint_seconds=1e-6), companions=[Breaking()])
+    good = newest_checkpoint(tmp_path / "run")
+    assert good is not None and good.name == "checkpoint-2"
+
+
 def test_eight_small_batches_are_one_big_batch(tiny_model: PreTrainedModel, tmp_path: Path) -> None:
     store = build_store(tiny_model, tmp_path / "s", "hidden")
     small, big = changed(tiny_model, 2), changed(tiny_model, 2)

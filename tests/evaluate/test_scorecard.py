@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,10 @@ def test_no_interval_leaves_what_the_unit_can_be() -> None:
     assert bootstrap(mean_of([5.0, 4.0]), ratio, "1–5", 100, seed=0).high == 5.0
     wide = bootstrap(mean_of([0.1, 0.9]), ratio, "share", 100, seed=0)
     assert (wide.low, wide.high) == (0.0, 1.0)
+    below = bootstrap(mean_of([-0.2, -0.1, -0.15]), ratio, "score", 100, seed=0)
+    assert below.low is not None and below.value is not None and below.low <= below.value
+    broken = bootstrap(mean_of([math.nan, 0.5]), ratio, "share", 100, seed=0)
+    assert (broken.low, broken.high) == (None, None)
 
 
 def test_student_s_t_goes_on_behind_the_table() -> None:

@@ -158,7 +158,7 @@ def training_log(steps: int) -> list[dict[str, Any]]:
         lines.append(
             {
                 "step": step, "progress": share, "seconds": 597.0 * share, "positions": 610, "tokens": 1015, "loss": kl,
-                "kl": kl,
+                "forward_kl": kl,
             }
         )  # fmt: skip
     return lines

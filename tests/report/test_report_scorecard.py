@@ -185,10 +185,10 @@ def test_the_moving_mean_of_a_line_that_stands_still_is_that_line() -> None:
 
 def test_curves_survive_what_cannot_be_drawn() -> None:
     assert panels([]) == []
-    steps = [{"step": one, "kl": loss} for one, loss in enumerate((2.0, math.nan, 1.0), 1)]
+    steps = [{"step": one, "forward_kl": loss} for one, loss in enumerate((2.0, math.nan, 1.0), 1)]
     (panel,) = panels(steps)
     assert panel.across.en == "steps" and panel.curves[0].raw == "M33.33 3.85L100.00 51.92"
-    (empty,) = panels([{"step": 1, "kl": math.nan}])
+    (empty,) = panels([{"step": 1, "forward_kl": math.nan}])
     assert empty.curves == ()
 
 

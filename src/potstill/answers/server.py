@@ -42,8 +42,8 @@ TIMEOUT_S = 600.0
 BUSY = {408, 409, 425, 429, 500, 502, 503, 504}
 UNWANTED = {400, 413, 422}
 """Said to a prompt that the server's filter or context does not take; or to all, where something is set up wrong."""
-TELLING = 20
-"""So many refusals without an answer, and it is the latter."""
+TELLING = 50
+"""So many refusals in a row, and it is the latter."""
 LARGEST_REPLY = 16_000_000
 
 
@@ -145,7 +145,7 @@ class Server:
         self._tokenizer, self._settings = tokenizer, settings
         self.server: str | None = f"{self._model} at {self._connection.address}"
         self._refused: dict[str, str] = {}
-        self._answered = False
+        self._in_a_row: dict[str, str] = {}
 
     @property
     def refused(self) -> Mapping[str, str]:
@@ -168,7 +168,7 @@ class Server:
     def write(self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[int]) -> Iterator[tuple[int, Reply]]:
         """Position and reply, in the order of finishing; breaking off asks nothing more.
 
-        Prompts that the server does not take are noted in `refused`. Raises: Problem where it takes none.
+        Prompts that the server does not take are noted in `refused`. Raises: Problem where it takes none any more.
         """
         crew = ThreadPoolExecutor(self._settings.slots, thread_name_prefix="potstill-server")
         own = [replace(sampling, seed=seed) for seed in seeds]
@@ -183,18 +183,24 @@ class Server:
                 except Refusal as refusal:
                     self._note(prompts[asked[future]], refusal)
                     continue
-                self._answered = True
+                self._settle()
                 yield asked[future], reply
         except BaseException:
             crew.shutdown(wait=False, cancel_futures=True)
             self._connection.break_off()
             raise
         crew.shutdown()
+        self._settle()
 
     def _note(self, prompt: Prompt, refusal: Refusal) -> None:
-        self._refused[prompt.id] = refusal.what
-        if not self._answered and len(self._refused) >= TELLING:
+        self._in_a_row[prompt.id] = refusal.what
+        if len(self._in_a_row) >= TELLING:
             raise refusal
+
+    def _settle(self) -> None:
+        """The server works: what it refused just now it refuses for what it is."""
+        self._refused |= self._in_a_row
+        self._in_a_row.clear()
 
     def _choose(self, named: str) -> str:
         if named:

@@ -23,6 +23,7 @@ from potstill.answers.shipped import package_folder, shipped_answers
 from potstill.answers.writers import SENT_WINDOW, Writer, open_writer
 from potstill.engines import LOCAL, RAY, results
 from potstill.models.conversation import messages
+from potstill.models.identity import read_object
 from potstill.problem import Problem
 from potstill.progress import Progress
 from potstill.prompts import Prompt, read_prompts
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 ROOM = 32
 """Tokens of an answer that must fit behind a prompt for it to be worth asking."""
 SHOWN_TOO_LONG = 50
+REFUSED = "refused.part.json"
+"""Prompts that a server would not answer → why, for a resumed run not to ask them again."""
 
 
 @dataclass
@@ -49,7 +52,7 @@ class Work:
     written_tokens: int = 0
     seconds: float = 0.0
     too_long: list[tuple[Prompt, int]] = field(default_factory=list)
-    refused: Mapping[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
 
 
 def write_answers(run: Run, folder: Path, engine: str = LOCAL) -> None:
@@ -83,6 +86,7 @@ def write_answers(run: Run, folder: Path, engine: str = LOCAL) -> None:
     save_answers(folder / "answers.jsonl", answers)
     write_json(folder / "report.json", _report(run, teacher, engine, answers, empty, work))
     log.remove()
+    (folder / REFUSED).unlink(missing_ok=True)
     _say(run.progress, answers, empty, work)
 
 
@@ -107,6 +111,8 @@ def _answer_the_rest(
     settings, seed = run.recipe.answers, run.recipe.seed
     wanted = sum(prompt.given is None for prompt in left)
     with _writer(teacher, settings, wanted, SENT_WINDOW if engine == RAY else None, folder) as writer:
+        work.refused = read_object(folder / REFUSED)
+        left = [prompt for prompt in left if prompt.id not in work.refused]
         asked = _measure(writer, left, settings, run.progress, work)
         if work.too_long and not run.recipe.prompts.skip_bad:
             raise _too_long_problem(work.too_long, settings)
@@ -116,8 +122,12 @@ def _answer_the_rest(
             run.recipe.teacher.model, teacher.sha256, run.home.resolve(), settings, seed, wanted, writer.dtype
         )
         written = results(LOCAL if writer.server else engine, batches, here, elsewhere)
-        _keep(written, sum(map(len, batches)), run.progress, log, work)
-        work.refused = writer.refused
+        try:
+            _keep(written, sum(map(len, batches)), run.progress, log, work)
+        finally:
+            work.refused |= writer.refused
+            if work.written or work.resumed:  # where nothing is answered, what is refused may be the set-up
+                write_json(folder / REFUSED, work.refused)
 
 
 @contextmanager

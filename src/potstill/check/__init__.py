@@ -138,9 +138,7 @@ def refuse(recipe: Recipe, folder: Path, home: Path, done: Collection[str] = ())
     Args:
         done: stages whose folders stay as they are; what was begun is there too, what is stale takes room of its own.
     """
-    sets, guard = [file.path for file in recipe.evaluate.files], recipe.export.guard_tokens
-    asked = [file.path for file in recipe.prompts.files]
-    for path in (*asked, *recipe.vocab.texts, *recipe.prune.texts, *sets, *([guard] if guard else [])):
+    for path in _named(recipe, done):
         if not path.exists():
             raise Problem(f"{path}: named in the recipe, but not there", "Mend the path, or take it out.")
     for model in filter(None, (recipe.teacher.model, recipe.prune.base)):
@@ -162,6 +160,20 @@ def refuse(recipe: Recipe, folder: Path, home: Path, done: Collection[str] = ())
     _refuse_memory({stage: peak for stage, peak in peaks.items() if stage not in done})
 
 
+def _named(recipe: Recipe, done: Collection[str]) -> Iterator[Path]:
+    """Files that the stages which are not done will read."""
+    sets = [file.path for file in recipe.evaluate.files]  # no prompt may overlap with them
+    readers = {
+        "prompts": [*(file.path for file in recipe.prompts.files), *sets],
+        "vocab": recipe.vocab.texts,
+        "prune": recipe.prune.texts,
+        "export": filter(None, [recipe.export.guard_tokens]),
+        "evaluate": sets,
+    }
+    for stage, paths in readers.items():
+        yield from paths if stage not in done else ()
+
+
 def _refuse_memory(peaks: Mapping[str, float]) -> None:
     free, stage = available_memory_mb(), max(peaks, key=peaks.__getitem__, default=None)
     if stage is not None and free < peaks[stage]:
@@ -173,5 +185,5 @@ def _refuse_memory(peaks: Mapping[str, float]) -> None:
 
 
 def _megabytes_there(folder: Path, done: Collection[str]) -> float:
-    parts = [*folder.glob("*.partial"), *(folder / name for name in done)]
+    parts = [*folder.glob("*.partial"), *folder.glob(".*.aside"), *(folder / name for name in done)]
     return sum(map(folder_bytes, parts)) / 1e6

@@ -78,7 +78,9 @@ def _held_out(prompts: Sequence[Prompt]) -> int:
 
 
 def _to_answer(recipe: Recipe, prompts: int, own: int) -> int:
-    """The default teacher's answers ship, to golden and to made-up prompts."""
+    """What this machine writes, not a server: the default teacher's answers to golden and made-up prompts ship."""
+    if recipe.answers.server:
+        return 0
     if recipe.answers.fresh or recipe.teacher.model != CATALOGUE[0].name:
         return prompts
     synthetic = recipe.prompts.synthetic

@@ -51,6 +51,7 @@ from potstill.signals.formats import Rows
 from potstill.signals.store import SignalStore
 
 STATE = "state.safetensors"
+_CALMER = "Lower distill.learning_rate or distill.gradient_clip, and run again."
 
 
 @dataclass
@@ -317,7 +318,7 @@ class DistillTrainer(Trainer):
         if broken and not self.args.fp16:
             raise Problem(
                 f"step {self.state.global_step + 1}: the loss is no number any more ({', '.join(broken)})",
-                "Lower distill.learning_rate or distill.gradient_clip, and run again.",
+                _CALMER,
             )
 
     def _measures_shares(self) -> bool:
@@ -383,6 +384,9 @@ class DistillTrainer(Trainer):
     # Checkpoints: Trainer would pickle optimiser, scheduler and random states; ours are one safetensors file.
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Raises: Problem where a weight is no number: two such checkpoints would push out the last good one."""
+        if not all(bool(weight.isfinite().all()) for weight in self.student.parameters() if weight.requires_grad):
+            raise Problem(f"step {self.state.global_step}: the weights are no numbers any more", _CALMER)
         save_weights(self.student, Path(output_dir or str(self.args.output_dir)))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:

@@ -216,7 +216,7 @@ def _more(margin: Interval, n: int, few: bool) -> int | None:
 
     def reaches(count: int) -> bool:
         shrunk = half * math.sqrt(n / count) * (student_t(count - 1) / student_t(n - 1) if few else 1.0)
-        return shrunk < abs(margin.value)
+        return shrunk < abs(margin.value) * (1 - ON_THE_BOUND)
 
     return next((more for more in range(1, MOST_MORE) if reaches(n + more)), MOST_MORE)
 

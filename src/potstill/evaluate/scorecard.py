@@ -29,9 +29,9 @@ LIMITS = {
     "nats": (0.0, math.inf),
     "perplexity": (1.0, math.inf),
     "1–5": (1.0, 5.0),
-    "alpha": (-math.inf, 1.0),
+    "alpha": (-1.0, 1.0),
 }
-"""Unit → what a measure cannot be below or above."""
+"""Unit → what an interval does not reach beyond, unless the value itself does (a mean cosine can be negative)."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,10 @@ def bootstrap(
     draws = np.random.default_rng(seed).integers(len(rows), size=(resamples, len(rows)))
     drawn = statistic(rows[draws].sum(axis=1))
     low, high = value + (np.percentile(drawn, [2.5, 97.5]) - value) * stretch(len(rows))
+    if not math.isfinite(low + high):
+        return Measure(value, len(rows), None, None, unit)
     least, most = LIMITS.get(unit, (-math.inf, math.inf))
-    return Measure(value, len(rows), max(least, float(low)), min(most, float(high)), unit)
+    return Measure(value, len(rows), max(min(least, value), float(low)), min(max(most, value), float(high)), unit)
 
 
 def stretch(n: int) -> float:

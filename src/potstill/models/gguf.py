@@ -1,4 +1,4 @@
-"""GGUF files: written from a Transformers checkpoint; what `gguf_reader` reads is re-exported here.
+"""GGUF files, written from a Transformers checkpoint.
 
 In:  a checkpoint folder (config.json, safetensors, tokenizer.json) of the Qwen2, Llama, Qwen3 or Phi-3
      family.
