@@ -18,11 +18,12 @@ from transformers import PreTrainedTokenizerFast
 
 from answers.fakes import own, run_with
 from potstill.answers import read_answers, server, ship, write_answers
+from potstill.answers.writing import REFUSED
 from potstill.models.engine import Sampling
 from potstill.problem import Problem
 from potstill.prompts.prompt import GOLDEN
 from potstill.recipe import AnswersSection, with_server
-from potstill.run import Run, read_json
+from potstill.run import Run, read_json, write_json
 
 
 class StandIn(ThreadingHTTPServer):
@@ -35,7 +36,6 @@ class StandIn(ThreadingHTTPServer):
         self.address = f"http://127.0.0.1:{self.server_port}/v1"
         self.faults: list[int] = []
         self.unwanted: set[str] = set()
-        self.forbidden: set[str] = set()
         self.seen: list[str] = []
         self.models = ["m"]
         self.asked: list[dict[str, Any]] = []
@@ -55,9 +55,8 @@ class Handler(BaseHTTPRequestHandler):
             self._send(self.server.faults.pop(), {"error": {"message": "not now"}})
             return
         self.server.seen.append(text := body["messages"][0]["content"])
-        if text in self.server.unwanted | self.server.forbidden:
-            status = 400 if text in self.server.unwanted else 403
-            self._send(status, {"error": {"message": "data inspection failed"}})
+        if text in self.server.unwanted:
+            self._send(400, {"error": {"message": "data inspection failed"}})
             return
         self.server.asked.append(body)
         text = f"{body['messages'][0]['content']}{body['seed']}"
@@ -144,14 +143,17 @@ def test_a_prompt_that_the_server_does_not_take_is_left_out(tmp_path: Path, stan
 def test_what_was_refused_is_not_asked_again(tmp_path: Path, stand_in: StandIn) -> None:
     texts = [prompt.text for prompt in own(5)]
     run = run_with(tmp_path, own(5), answers={"context": 128, "max_tokens": 64, "slots": 1})
-    stand_in.unwanted, stand_in.forbidden = {texts[1], texts[3]}, {texts[4]}
-    with pytest.raises(Problem, match=r"refuses \(403"):
-        built(run, stand_in.address)
-    assert stand_in.seen == texts
-    stand_in.forbidden = set()
+    stand_in.unwanted = {texts[1]}
     folder = built(run, stand_in.address)
-    assert stand_in.seen == [*texts, texts[4]]
-    assert [one["id"] for one in read_json(folder / "report.json")["refused"]] == [own(5)[1].id, own(5)[3].id]
+    begun = run.partial("answers")
+    begun.mkdir()
+    (begun / ".fingerprint").write_text("1")
+    (begun / "answers.part.jsonl").write_bytes((folder / "answers.jsonl").read_bytes().splitlines(keepends=True)[0])
+    write_json(begun / REFUSED, {own(5)[1].id: "data inspection failed"})
+    del stand_in.seen[:]
+    folder = built(run, stand_in.address)
+    assert stand_in.seen == texts[2:]
+    assert read_json(folder / "report.json")["refused"] == [{"id": own(5)[1].id, "why": "data inspection failed"}]
     assert not list(folder.glob("*.part.*"))
 
 

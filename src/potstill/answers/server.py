@@ -185,7 +185,9 @@ class Server:
                     continue
                 self._settle()
                 yield asked[future], reply
-        except BaseException:
+        except BaseException as error:
+            if not isinstance(error, Refusal):
+                self._settle()
             crew.shutdown(wait=False, cancel_futures=True)
             self._connection.break_off()
             raise
