@@ -29,7 +29,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@echo "Installing potstill and its libraries into $(VENV) (about 1.8 GB, a minute or two) ..."
-	@test -z '$(TORCH_INDEX)' || $(BIN)/python -m pip install --quiet --timeout 10 --retries 1 --constraint constraints.txt --no-deps --index-url '$(TORCH_INDEX)' torch \
+	@test -z '$(TORCH_INDEX)' || $(BIN)/python -m pip install --quiet --timeout 10 --retries 1 --constraint constraints.txt --no-deps --index-url '$(TORCH_INDEX)' torch 2> /dev/null \
 		|| echo "No torch from $(TORCH_INDEX): taking PyPI's, on Linux several GB more ..."
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
