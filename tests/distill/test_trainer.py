@@ -131,7 +131,8 @@ def test_the_rate_of_a_step_is_that_of_its_middle(
         clock=clock,
     )  # fmt: skip
     assert len(lines) == 10
-    assert asked[-10:-1] == pytest.approx([(step + 0.5) / 10 for step in range(1, 10)])
+    once = list(dict.fromkeys(round(one, 6) for one in asked))  # every group of weights asks
+    assert once == pytest.approx([0.0] + [(step + 0.5) / 10 for step in range(1, 10)])
 
 
 def test_a_loss_that_is_no_number_ends_the_training(tiny_model: PreTrainedModel, tmp_path: Path) -> None:
@@ -235,7 +236,7 @@ def test_gradients_that_stay_in_bfloat16_lead_the_same_way(
 def test_a_still_run_moves_nothing(tiny_model: PreTrainedModel, tmp_path: Path) -> None:
     store = build_store(tiny_model, tmp_path / "s", "hidden")
     student = changed(tiny_model, 4)
-    train(student, store, tmp_path / "run", recipe_with(epochs=1.0, still=1.0))
+    train(student, store, tmp_path / "run", recipe_with(epochs=1.0, still=1.0, warmup=0.0))
     assert largest_difference(student, changed(tiny_model, 4)) == 0.0
 
 
