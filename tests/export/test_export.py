@@ -78,10 +78,8 @@ def test_a_lost_bias_is_refused(student: Path, tmp_path: Path, examples: list[Ex
 def test_logits_that_are_no_numbers_are_refused(
     student: Path, tmp_path: Path, examples: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(reader: LlamaReader, ids: list[int]) -> np.ndarray:
-        return np.full((len(ids), 640), np.nan, dtype=np.float32)
-
-    monkeypatch.setattr(LlamaReader, "logits", broken)
+    logits = LlamaReader.logits
+    monkeypatch.setattr(LlamaReader, "logits", lambda *given: logits(*given) * np.float32(np.nan))
     with pytest.raises(Problem, match="numbers of it that are none"):
         prove(student, gguf_of(student, tmp_path, "Q8_0"), examples, None)
 
