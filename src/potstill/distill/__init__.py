@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainingArguments
 
     from potstill.distill.companion import Companion
-    from potstill.distill.trainer import DistillTrainer, Meter
+    from potstill.distill.meter import Meter
+    from potstill.distill.trainer import DistillTrainer
     from potstill.recipe import Recipe
     from potstill.signals.store import SignalStore
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +32,7 @@ from potstill.distill.attention import AttentionMatch
 from potstill.distill.batches import LengthBatches, collate
 from potstill.distill.companion import Batch, Companion
 from potstill.distill.hidden import HiddenMatch
+from potstill.distill.meter import Meter
 from potstill.distill.mixing import MixedBatches
 from potstill.distill.objective import Lesson, head_losses, position_weights
 from potstill.distill.optimiser import NaturalAdamW
@@ -52,37 +52,6 @@ from potstill.signals.store import SignalStore
 
 STATE = "state.safetensors"
 _CALMER = "Lower distill.learning_rate or distill.gradient_clip, and run again."
-
-
-@dataclass
-class Meter:
-    """What one step's micro-batches add up to: a log line is made of it."""
-
-    sums: dict[str, float] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def count(self, **values: float) -> None:
-        """Add to what is told as a sum."""
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-
-    def mean(self, name: str, total: float, positions: int) -> None:
-        """Add to what is told as a mean: a sum over so many positions."""
-        if positions:
-            self.count(**{name: total})
-            self.counts[name] = self.counts.get(name, 0) + positions
-
-    def add(self, other: Meter) -> None:
-        """Add what another rank measured in the same step."""
-        self.count(**other.sums)
-        for name, positions in other.counts.items():
-            self.counts[name] = self.counts.get(name, 0) + positions
-
-    def take(self) -> dict[str, float]:
-        """Sums and means of this step; they start again at 0."""
-        taken = {name: value / self.counts.get(name, 1) for name, value in self.sums.items()}
-        self.sums, self.counts = {}, {}
-        return taken
 
 
 class Pace(TrainerCallback, ExportableState):
