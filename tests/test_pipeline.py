@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from listening import Listening
 from potstill import pipeline
-from potstill.pipeline import STAGES, Stage, fingerprints, require_one_student, run_all, run_stage, states
+from potstill.pipeline import (
+    STAGES,
+    Stage,
+    fingerprints,
+    require_one_student,
+    run_all,
+    run_stage,
+    stage_named,
+    states,
+)
 from potstill.problem import Problem
 from potstill.recipe import Recipe, validate_recipe
-from potstill.run import Run, open_run, write_json
+from potstill.run import WORKED, Run, open_run, write_json
+from potstill.storage import Storage
 
 ALL = [stage.name for stage in STAGES]
 
@@ -53,6 +61,24 @@ def run(tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Run:
 
     monkeypatch.setattr(Stage, "work", work)
     return Run(tmp_path / "run", recipe, tmp_path / "home", Listening())
+
+
+Otherwise = set[str]
+
+
+@pytest.fixture
+def otherwise(run: Run, monkeypatch: pytest.MonkeyPatch) -> Otherwise:
+    """Stages in it come out as something else from now on, as under a budget."""
+    names: Otherwise = set()
+    work = Stage.work
+
+    def other(stage: Stage, run: Run, folder: Path, **how: str) -> None:
+        work(stage, run, folder, **how)
+        if stage.name in names:
+            (folder / "otherwise.txt").touch()
+
+    monkeypatch.setattr(Stage, "work", other)
+    return names
 
 
 def said(run: Run) -> list[str]:
@@ -230,8 +256,34 @@ def test_a_stage_asked_for_is_done_again(run: Run) -> None:
     said(run)
     run_stage(run, "export")
     assert said(run) == ["[export]"]
+    assert {state.state for state in states(run)} == {"done"}  # it came out the same
+
+
+@pytest.mark.parametrize("name", ["answers", "distill", "export"])
+def test_what_comes_out_otherwise_makes_stale_what_was_made_from_it(run: Run, otherwise: Otherwise, name: str) -> None:
+    run_all(run)
+    otherwise.add(name)
+    run_stage(run, name)
     stale = {state.name for state in states(run) if state.state == "stale"}
-    assert stale == {"evaluate", "report"}  # what was measured is the earlier file
+    assert stale == {other for other in ALL if name in stage_named(other).reads} | after(name) - {name}
+    if name != "answers":
+        with pytest.raises(Problem, match=r"`(export|evaluate)` is of an earlier student"):
+            require_one_student(run)
+    run_all(run)
+    assert {state.state for state in states(run)} == {"done"}
+    require_one_student(run)
+
+
+@pytest.mark.parametrize("killed", ["export", "evaluate"])
+def test_what_was_begun_of_an_earlier_student_does_not_go_on(run: Run, otherwise: Otherwise, killed: str) -> None:
+    run_all(run)
+    with pytest.raises(KeyboardInterrupt), run.building(killed, fingerprints(run)[killed]) as folder:
+        (folder / "half.json").touch()
+        raise KeyboardInterrupt
+    otherwise.add("distill")
+    run_stage(run, "distill")
+    run_all(run)
+    assert not (run.stage(killed) / "half.json").exists()
 
 
 def test_other_settings_of_a_stage_count_once_it_is_done(run: Run, recipe: Recipe, monkeypatch: Any) -> None:
@@ -300,19 +352,39 @@ def test_a_lost_run_folder_comes_back_from_storage(run: Run, tmp_path: Path, mon
     assert set(made_anew[3:]) == after("prune")
 
 
-def test_which_was_finished_after_which_asks_no_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Run(tmp_path / "run", Recipe.model_validate({"name": "x"}))
-    for name, year in (("distill", 2026), ("export", 1970)):
-        at = datetime(year, 1, 1, tzinfo=UTC)
-        monkeypatch.setattr("potstill.run.datetime", SimpleNamespace(now=lambda _, at=at: at))
-        with run.building(name, "f"):
-            pass
-    assert run.manifest()["export"]["finished"] < run.manifest()["distill"]["finished"]
-    require_one_student(run)
-    with run.building("distill", "f"):
-        pass
-    with pytest.raises(Problem, match="`export` is of an earlier student"):
-        require_one_student(run)
+@pytest.mark.parametrize("lost", [False, True], ids=["here", "on another machine"])
+def test_storage_gives_no_export_of_an_earlier_student(
+    run: Run, otherwise: Otherwise, tmp_path: Path, lost: bool
+) -> None:
+    run.recipe = changed(run.recipe, "storage", url=(tmp_path / "away").as_uri())
+    run_all(run)
+    otherwise.update(("distill", "export"))
+    run_stage(run, "distill")
+    if lost:
+        shutil.rmtree(run.folder)
+    run_all(run)
+    assert (run.stage("distill") / "otherwise.txt").exists()
+    assert (run.stage("export") / "otherwise.txt").exists()
+
+
+def test_what_could_not_be_kept_is_not_worked_out_again(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.recipe = changed(run.recipe, "storage", url=(tmp_path / "away").as_uri())
+    done: list[str] = []
+    work = Stage.work
+    monkeypatch.setattr(Stage, "work", lambda stage, *rest, **how: done.append(stage.name) or work(stage, *rest, **how))
+
+    def fail(*_: object) -> None:
+        raise Problem("no network", "Wait.")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(Storage, "keep_whole", fail)
+        with pytest.raises(Problem, match="no network"):
+            run_all(run)
+    run_all(run)
+    assert done == ALL
+    assert not list(run.folder.rglob(WORKED))
 
 
 def test_a_run_goes_on_where_the_files_it_was_made_from_are_not(run: Run, texts: dict[str, Path]) -> None:

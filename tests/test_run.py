@@ -71,7 +71,7 @@ def test_what_was_begun_for_another_recipe_waits_until_this_one_is_finished(
     with pytest.raises(KeyboardInterrupt), run.building("vocab", "f2") as folder:
         assert not (folder / "half.txt").exists()
         raise KeyboardInterrupt
-    assert heard.lines == ["[vocab] what was begun with other settings is set aside until this one is finished"]
+    assert heard.lines == ["[vocab] what was begun from other settings or input waits until this is finished"]
     with pytest.raises(KeyboardInterrupt), run.building("vocab", "f1") as folder:
         assert (folder / "half.txt").read_text() == "half"
         raise KeyboardInterrupt

@@ -4,8 +4,8 @@ In:  nothing.
 Out: `MACHINES`, `FLEETS`, prices.
 Does not know: models, stages.
 
-Peaks, memories and bandwidths are the makers' (dense bfloat16), rounded. Prices are what we assume for renting by the
-hour on the day of `PRICED`: nobody looked them up, and they differ by a factor of three between sellers. Change them
+Peaks, memories and bandwidths are the makers' (dense bfloat16), rounded. Prices, for renting by the
+hour, are assumed: nobody looked them up, and they differ by a factor of three between sellers. Change them
 here, and `python benchmarks/simulate --table` prints the page's tables anew. The row of the two cores is measured
 (benchmarks/signals_throughput.py, train_throughput.py; writing: `potstill answers`, Q4_K_M over eight slots with active
 waiting); shares of the peak in the other rows are assumed.
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-PRICED = "2026-11-28"
 STORAGE_DOLLARS_GB_MONTH = 0.023
 
 

@@ -25,7 +25,7 @@ from costs import (
     writing_flops,
     writing_rate,
 )
-from hardware import FLEETS, MACHINES, PRICED, STORAGE_DOLLARS_GB_MONTH
+from hardware import FLEETS, MACHINES, STORAGE_DOLLARS_GB_MONTH
 from paper import Cost, Fleet, fleet_for, run_costs, training_cost
 
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
@@ -70,7 +70,7 @@ def span(seconds: float) -> str:
 
 def assumptions() -> str:
     columns = ["device", "peak, bf16", "memory", "its bandwidth", "storage", "network"]
-    columns += ["reads", "trains", "writes", f"$/h ({PRICED})"]
+    columns += ["reads", "trains", "writes", "$/h, assumed"]
     return markdown(
         columns,
         [

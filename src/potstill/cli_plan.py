@@ -73,7 +73,7 @@ def fit(
     memory: Annotated[str | None, typer.Option(help="Most memory while answering: 300MB.")] = None,
     kind: Annotated[str | None, typer.Option("--type", help="Format of the file; the recipe's if not given.")] = None,
     candidates: Annotated[int, typer.Option(min=1, max=40, help="Shapes to try.")] = 12,
-    speed_only: Annotated[bool, typer.Option("--speed-only", help="Stop before healing: minutes.")] = False,
+    speed_only: Annotated[bool, typer.Option("--speed-only", help="Speed, no quality: minutes.")] = False,
     heal_tokens: Annotated[int, typer.Option(min=256, help="Tokens read to heal each shape.")] = 8000,
     answers: Annotated[int, typer.Option(min=1, help="Held-out answers to compare.")] = 24,
     run: Annotated[Path | None, typer.Option("--run", help="Run folder; runs/<recipe's name> if not given.")] = None,
@@ -129,7 +129,7 @@ def ladder(
     Prompts to signals are made once and shared; each size is an ordinary run folder. The training time is split
     equally. A size that fails is named and stops no other. Ctrl-C at any time; the same command goes on.
 
-    Example:  potstill ladder recipes/demo.toml --sizes 300M,230M,150M,80M --budget 2h
+    Example:  potstill ladder recipes/qwen-150m.toml --sizes 300M,230M,150M,80M --budget 2h
     """
     from potstill.ladder import climb, plan
     from potstill.recipe import load_recipe

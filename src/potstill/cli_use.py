@@ -56,7 +56,7 @@ def serve(
     model: Model,
     host: Annotated[
         str | None,
-        typer.Option(help="Address to listen on, 127.0.0.1 if not given; but for loopback, with --api-key."),
+        typer.Option(help="Address to listen on, 127.0.0.1 if not given; any but loopback needs --api-key."),
     ] = None,
     port: Annotated[int | None, typer.Option(help="Port, 8080 if not given; 0 takes any free one.")] = None,
     slots: Annotated[int | None, typer.Option(help="Answers written at the same time, 2 if not given.")] = None,
@@ -164,7 +164,9 @@ def device(
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN …", help="Finished runs; the first is the measure.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN RUN …", help="Finished runs; others are compared to the first.")
+    ],
     page: Annotated[Path, typer.Option(help="Where the page goes.")] = Path("compare.html"),
     as_json: Json = False,
 ) -> None:

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from potstill.problem import Problem
+from potstill.problem import Problem, install
 
 LOCAL, RAY = "local", "ray"
 
@@ -133,7 +133,7 @@ def _cluster() -> Iterator[Any]:
         import ray
         import ray.exceptions
     except ImportError:
-        raise Problem("Ray is not installed", 'pip install "potstill[ray]"') from None
+        raise Problem("Ray is not installed", install("ray")) from None
     ours = not ray.is_initialized()
     if ours:
         try:

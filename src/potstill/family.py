@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from potstill import pipeline
-from potstill.run import Run, next_turn, write_json
+from potstill.run import Run, write_json
 
 
 def copy_finished(other: Path, run: Run, until: str | None = None) -> None:
@@ -20,14 +20,15 @@ def copy_finished(other: Path, run: Run, until: str | None = None) -> None:
     Folders first, so that the manifest never promises more than there is. The caller holds `run` (`Run.alone`).
     """
     finished = Run(other, run.recipe, run.home)
-    here, there, wanted = run.manifest(), finished.manifest(), pipeline.fingerprints(run)
+    here, there = run.manifest(), finished.manifest()
     for name in pipeline.names_until(until):
-        if finished.fingerprint(name) != wanted[name] or run.fingerprint(name) == wanted[name]:
+        wanted = pipeline.fingerprints(run)[name]  # anew for each, for it hangs on what was copied before
+        if finished.fingerprint(name) != wanted or run.fingerprint(name) == wanted:
             continue
         final, partial = run.folder / name, run.folder / f"{name}.copy"
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(other / name, partial)
         shutil.rmtree(final, ignore_errors=True)
         partial.replace(final)
-        here[name] = {**there[name], "turn": next_turn(here)}
+        here[name] = there[name]
         write_json(run.folder / "manifest.json", {"recipe": run.recipe.name, "stages": here})

@@ -21,7 +21,7 @@ from potstill.models.teacher import teacher_identity
 from potstill.problem import Problem
 from potstill.progress import Silent
 from potstill.recipe import Recipe, TeacherSection
-from potstill.run import Run, digest, write_json
+from potstill.run import WORKED, Run, digest, write_json
 from potstill.storage import WHOLE, storage_of
 
 
@@ -149,7 +149,11 @@ def names_until(last: str | None) -> list[str]:
 
 
 def fingerprints(run: Run) -> dict[str, str]:
-    """What each stage's fingerprint should be: recipe, files it names, inputs, format."""
+    """What each stage's fingerprint should be: recipe, files it names, inputs, format.
+
+    Inputs count by their fingerprints and by what they came out as: under a budget, or written by a server, a stage
+    that is done anew comes out as something else. So a fingerprint holds as long as no earlier stage is built.
+    """
     return _with_sources(run)[0]
 
 
@@ -168,11 +172,16 @@ def _with_sources(run: Run) -> tuple[dict[str, str], Mapping[str, list[str]]]:
         prune = prune.model_copy(update={"base": base_identity(prune.base, run.home)})
     recipe = run.recipe.model_copy(update={"teacher": identity, "prune": prune})
     known: dict[str, str] = {}
+    inputs: dict[str, Any] = {}
     seen: dict[str, list[str]] = read_object(run.folder / SOURCES)
+    manifest = run.manifest()
     for stage in STAGES:
         asked = _plain(stage.asks(recipe), run.home, seen)
-        inputs = {name: known[name] for name in stage.reads}
-        known[stage.name] = digest([stage.name, stage.format, asked, inputs])
+        reads = {name: inputs[name] for name in stage.reads}
+        known[stage.name] = made_as = digest([stage.name, stage.format, asked, reads])
+        entry = manifest.get(stage.name, {})
+        content = entry.get("content") if entry.get("fingerprint") == made_as else None
+        inputs[stage.name] = [made_as, content] if content else made_as  # a run of before this was noted has none
     return known, seen
 
 
@@ -202,38 +211,27 @@ class StageState:
 def states(run: Run) -> Iterator[StageState]:
     """Every stage's state, in order."""
     manifest, wanted = run.manifest(), fingerprints(run)
-    outlived = _outlived(manifest)
     for stage in STAGES:
-        made_with = run.fingerprint(stage.name)
-        if made_with == wanted[stage.name] and stage.name not in outlived:
-            state = "done"
-        elif run.stamp(run.partial(stage.name)) == wanted[stage.name]:
-            state = "partial"
-        else:
-            state = "missing" if made_with is None else "stale"
+        state = _state(run, stage.name, wanted[stage.name])
         yield StageState(stage.name, state, manifest.get(stage.name, {}))
+
+
+def _state(run: Run, name: str, wanted: str) -> str:
+    made_with = run.fingerprint(name)
+    if made_with == wanted:
+        return "done"
+    if run.stamp(run.partial(name)) == wanted:
+        return "partial"
+    return "missing" if made_with is None else "stale"
 
 
 def require_one_student(run: Run) -> None:
     """Raises: Problem where what was exported or measured is of an earlier student than the run has now."""
-    outlived = _outlived(run.manifest())
-    for name in ("export", "evaluate"):
-        if name in outlived:
+    manifest = run.manifest()
+    for name, student in (("export", "distill"), ("evaluate", "distill"), ("evaluate", "export")):
+        read = manifest.get(name, {}).get("inputs", {}).get(student)
+        if read is not None and read != manifest.get(student, {}).get("content"):
             raise Problem(f"{run.folder}: `{name}` is of an earlier student", f"potstill {name} {run.folder}")
-
-
-def _outlived(manifest: Mapping[str, Mapping[str, Any]]) -> set[str]:
-    """Stages of an earlier student: one asked for by name is done anew, and under a budget its result is another."""
-    found, newest = set(), (0, "")
-    for name in ("distill", "export", "evaluate", "report"):
-        if name not in manifest:
-            continue
-        turn = manifest[name].get("turn", 0)
-        when = (turn, "" if turn else manifest[name].get("finished", ""))  # a run of before there were turns has times
-        if when < newest:
-            found.add(name)
-        newest = max(newest, when)
-    return found
 
 
 def run_all(run: Run, until: str | None = None) -> None:
@@ -241,10 +239,11 @@ def run_all(run: Run, until: str | None = None) -> None:
     ranks.refuse_several("run")
     with run.alone():
         run.keep_recipe()
-        wanted, names = _fingerprints_kept(run), names_until(until)
-        for standing in list(states(run)):
-            if standing.name in names and standing.state != "done":
-                _build(run, stage_named(standing.name), wanted[standing.name], standing.state)
+        for name in names_until(until):
+            wanted = _fingerprints_kept(run)[name]  # anew for each, for it hangs on what was built before
+            state = _state(run, name, wanted)
+            if state != "done":
+                _build(run, stage_named(name), wanted, state)
 
 
 def run_stage(run: Run, name: str, **how: str) -> None:
@@ -275,11 +274,14 @@ def run_stage(run: Run, name: str, **how: str) -> None:
 def _build(run: Run, stage: Stage, fingerprint: str, state: str, **how: str) -> None:
     note = {"stale": " (was stale: its recipe, input or code has changed)", "partial": " (goes on where it was)"}
     run.progress.say(f"[{stage.name}]{note.get(state, '')}")
-    with run.building(stage.name, fingerprint) as folder:
+    with run.building(stage.name, fingerprint, stage.reads) as folder:
         storage = storage_of(run, stage.name) if stage.name not in MEASURED else None
-        if storage and state != "done" and storage.fetch([WHOLE], folder):
-            run.progress.say(f"[{stage.name}] fetched whole from {storage.url}")
-            return
-        stage.work(run, folder, **how)
+        worked = folder / WORKED
+        if not worked.exists():
+            if storage and state != "done" and storage.fetch([WHOLE], folder):
+                run.progress.say(f"[{stage.name}] fetched whole from {storage.url}")
+                return
+            stage.work(run, folder, **how)
+            worked.touch()
         if storage:
             storage.keep_whole(folder)

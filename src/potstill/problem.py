@@ -8,6 +8,7 @@ Does not know: who raises it, or how it is shown.
 from __future__ import annotations
 
 import errno
+import sys
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ENOLCK, errno.EIO)
@@ -26,6 +27,15 @@ class Problem(Exception):
         super().__init__(f"{what}\n{remedy}" if "\n" in what else f"{what}. {remedy}")
         self.what = what
         self.remedy = remedy
+
+
+def install(extra: str) -> str:
+    """The remedy where an optional dependency is missing: potstill is on no index, so a plain pip would not do.
+
+    Args:
+        extra: as under [project.optional-dependencies].
+    """
+    return f"In potstill's own folder: {sys.executable} -m pip install -e '.[{extra}]'"
 
 
 def what_the_system_refused(error: Exception) -> Problem | None:

@@ -13,7 +13,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,6 +30,11 @@ from potstill.recipe import Recipe, validate_recipe
 
 DTYPE = "dtype.json"
 """In a stage's folder: the number format that its work began in."""
+WORKED = ".worked"
+"""In a partial folder: the stage's work is done, and only what comes after it is not."""
+_MARKS = (".fingerprint", ".seconds", WORKED)
+_TOLD = ("report.json", "log.jsonl")
+"""Files of a stage that tell of its making, such as seconds, and differ though nothing else does."""
 LIBRARIES = ("potstill", "torch", "transformers", "accelerate", "safetensors", "tokenizers", "xllamacpp", "gguf")
 
 
@@ -111,7 +116,7 @@ class Run:
         return path.read_text() if path.exists() else ""
 
     def manifest(self) -> dict[str, Any]:
-        """Stage name → fingerprint, versions, seconds, peak memory; empty for a new run."""
+        """Stage name → fingerprint, content, inputs, versions, seconds, peak memory; empty for a new run."""
         path = self.folder / "manifest.json"
         content = read_json(path) if path.exists() else {"stages": {}}
         if not isinstance(content, dict) or not isinstance(content.get("stages"), dict):
@@ -129,10 +134,13 @@ class Run:
         write_json(self.folder / "recipe.json", self.recipe.model_dump(mode="json"))
 
     @contextmanager
-    def building(self, name: str, fingerprint: str) -> Iterator[Path]:
+    def building(self, name: str, fingerprint: str, reads: Sequence[str] = ()) -> Iterator[Path]:
         """Yield the partial folder of a stage; rename it and note it in the manifest when whole.
 
         A partial folder of the same fingerprint is kept, so that a killed stage goes on; any other is set aside.
+
+        Args:
+            reads: stages whose contents the manifest notes beside this one's.
         """
         partial = self.partial(name)
         for gone in self.folder.glob(".*.gone"):  # of a kill while it was removed, as below
@@ -150,7 +158,7 @@ class Run:
         except BaseException:
             write_text(partial / ".seconds", str(before + time.monotonic() - started))
             raise
-        self._finish(name, fingerprint, before + time.monotonic() - started)
+        self._finish(name, fingerprint, reads, before + time.monotonic() - started)
 
     def _take_up(self, name: str, fingerprint: str) -> None:
         """Find what was begun like this; the latest that was begun otherwise waits until this one is finished.
@@ -163,7 +171,7 @@ class Run:
             shutil.rmtree(partial)
         elif partial.exists() and begun != fingerprint:
             self._drop_aside(name, but=fingerprint)
-            self.progress.say(f"[{name}] what was begun with other settings is set aside until this one is finished")
+            self.progress.say(f"[{name}] what was begun from other settings or input waits until this is finished")
             partial.replace(self._aside(name, begun))
         if (waiting := self._aside(name, fingerprint)).exists() and not partial.exists():
             waiting.replace(partial)
@@ -179,13 +187,14 @@ class Run:
                 aside.replace(gone)
                 shutil.rmtree(gone)
 
-    def _finish(self, name: str, fingerprint: str, seconds: float) -> None:
+    def _finish(self, name: str, fingerprint: str, reads: Sequence[str], seconds: float) -> None:
         partial, final, aside = self.partial(name), self.folder / name, self.folder / f".{name}.old"
         stages = self.manifest()
         stages[name] = {
             "fingerprint": fingerprint,
+            "content": content_of(partial),
+            "inputs": {read: stages[read]["content"] for read in reads if "content" in stages.get(read, {})},
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "turn": next_turn(stages),
             "seconds": round(seconds, 1),
             "peak_memory_mb": round(peak_memory_mb()),
             "versions": library_versions(),
@@ -198,8 +207,8 @@ class Run:
             final.replace(aside)
         write_json(self.folder / "manifest.json", {"recipe": self.recipe.name, "stages": stages})
         partial.replace(final)
-        for hidden in (".fingerprint", ".seconds"):
-            (final / hidden).unlink(missing_ok=True)
+        for mark in _MARKS:
+            (final / mark).unlink(missing_ok=True)
         if aside.exists():
             shutil.rmtree(aside)
         self._drop_aside(name)
@@ -218,9 +227,14 @@ class Run:
             ) from None
 
 
-def next_turn(stages: Mapping[str, Mapping[str, Any]]) -> int:
-    """A number above those of all stages: which was finished after which, whatever the machine's clock did."""
-    return 1 + max((entry.get("turn", 0) for entry in stages.values()), default=0)
+def content_of(folder: Path) -> str:
+    """A short hash of what a stage has made: the same where it was made anew and came out the same."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name not in (*_MARKS, *_TOLD):
+            with path.open("rb") as file:
+                found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digest(found)
 
 
 def open_run(folder: Path, home: Path | None = None, progress: Progress | None = None) -> Run:

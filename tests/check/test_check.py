@@ -183,3 +183,15 @@ def test_a_model_that_cannot_be_is_refused(tmp_path: Path, sections: dict[str, o
 def test_a_missing_file_is_refused(tmp_path: Path, sections: dict[str, object]) -> None:
     with pytest.raises(Problem, match=r"/none/a\.jsonl: named in the recipe, but not there"):
         check.refuse(recipe_with(**sections), tmp_path / "x", tmp_path / "home")
+
+
+@pytest.mark.parametrize(
+    ("gate", "said"), [("fidelity.top_1", r"The nearest is 'fidelity\.top1'"), ("x", "They are speed")]
+)
+def test_a_gate_on_what_nobody_measures_is_refused(tmp_path: Path, gate: str, said: str) -> None:
+    with pytest.raises(Problem, match=f"asks for '{gate}', which no scorecard has. {said}"):
+        check.refuse(recipe_with(gates={gate: "<= 1"}), tmp_path / "x", tmp_path / "home")
+
+
+def test_a_gate_on_a_part_of_a_metric_is_none_to_refuse(tmp_path: Path) -> None:
+    check.refuse(recipe_with(gates={"fidelity.kl.office": "<= 1"}), tmp_path / "x", tmp_path / "home")

@@ -259,8 +259,8 @@ class TestPage:
 def test_scores_of_an_earlier_student_are_compared_with_nobodys(tmp_path: Path) -> None:
     runs = [build(tmp_path / name, answers(HARD)) for name in ("one", "other")]
     stages = {
-        "evaluate": {"turn": 1},
-        "export": {"turn": 2},
+        "evaluate": {"content": "e", "inputs": {"export": "earlier"}},
+        "export": {"content": "later", "inputs": {}},
     }
     write_json(runs[1] / "manifest.json", {"recipe": "other", "stages": stages})
     with pytest.raises(Problem, match=r"other: `evaluate` is of an earlier student.*potstill evaluate"):

@@ -152,16 +152,19 @@ def test_time_used_before_a_kill_counts() -> None:
     clock.steps = 1
     assert clock.used() == pytest.approx(55.0)
     assert clock.step_seconds() == pytest.approx(10.0)
+    assert clock.behind() == pytest.approx(55 / 60)
     assert clock.is_over()
 
 
 def test_steps_end_at_one() -> None:
     count = StepCount(total=4)
-    seen, middles = [], []
+    seen, middles, behind = [], [], []
     for done in range(4):
         count.done = done
+        behind.append(count.behind())
         seen.append(count.progress())
         middles.append(count.middle())
+    assert behind == [0.0, 0.25, 0.5, 0.75]
     assert seen == [0.25, 0.5, 0.75, 1.0]
     assert middles == [0.125, 0.375, 0.625, 0.875]
     assert learning_rate_factor(1.0, 0.0, 0.1, "linear") == 0.0

@@ -217,7 +217,7 @@ def test_under_a_budget_all_leave_at_the_first_one_s_time(make: Make) -> None:
     run = make(budget_minutes=0.05, epochs=1.0)
     assert train(run, 2) == [0, 0]
     lines = curve(run)
-    assert lines[-1]["progress"] == pytest.approx(1.0, abs=0.2)  # after one step only, where a step takes so long
+    assert lines[-1]["progress"] >= 2 / 3 - 0.01  # where one step is all that fits; it ends nearer to 1 the more do
 
 
 def test_accelerate_s_launcher_ends_the_job_when_a_rank_is_killed(make: Make) -> None:

@@ -123,7 +123,7 @@ def test_a_model_that_draws_its_likelihoods_scores_like_chance() -> None:
     card = Scorecard()
     drawn = [[-draw.expovariate(1) * len(choice.encode()) for choice in one.choices] for one in QUESTIONS]
     add_commonsense(card, "m", [CommonsenseResult.of(*pair) for pair in zip(QUESTIONS, drawn, strict=True)])
-    add_chance(card, QUESTIONS)
+    add_chance(card, "commonsense.error", QUESTIONS)
     measure, chance = card.measures["commonsense.error"]["m"], value(card, "commonsense.error", "chance")
     assert measure.low is not None and measure.high is not None and chance is not None
     assert measure.low <= chance <= measure.high
@@ -149,7 +149,7 @@ def test_a_model_that_knows_and_one_that_loves_a_place(favourite: int | None, er
 def test_a_set_of_others_has_one_row_under_its_name() -> None:
     card = Scorecard()
     add_commonsense(card, "m", weighed([PARCEL]), ".xcopa")
-    add_chance(card, [PARCEL], ".xcopa")
+    add_chance(card, "commonsense.error.xcopa", [PARCEL])
     assert set(card.measures) == {"commonsense.error.xcopa"}
     assert (value(card, "commonsense.error.xcopa"), value(card, "commonsense.error.xcopa", "chance")) == (0, 0.75)
 
@@ -180,15 +180,13 @@ def test_a_model_that_copies_the_teacher_scores_as_the_teacher() -> None:
 
 def test_chance_is_a_fact_about_the_questions() -> None:
     card = Scorecard()
-    add_chance(card, QUESTIONS)
-    for metric in ("commonsense.error", "commonsense.error_written"):
-        measure = card.measures[metric]["chance"]
-        assert (measure.value, measure.n, measure.low, measure.high) == (0.75, 200, None, None)
-    add_chance(card, [PARCEL, Question("c", "cause", "?", ("甲", "乙"), 0)])
-    assert value(card, "commonsense.error", "chance") == 1 - (1 / 4 + 1 / 2) / 2
-    empty = Scorecard()
-    add_chance(empty, [])
-    assert empty.measures == {}
+    add_chance(card, "a", QUESTIONS)
+    add_chance(card, "b", [PARCEL, Question("c", "cause", "?", ("甲", "乙"), 0)])
+    add_chance(card, "c", [])
+    measure = card.measures["a"]["chance"]
+    assert (measure.value, measure.n, measure.low, measure.high) == (0.75, 200, None, None)
+    assert value(card, "b", "chance") == 1 - (1 / 4 + 1 / 2) / 2
+    assert set(card.measures) == {"a", "b"}
 
 
 READINGS = {

@@ -62,4 +62,4 @@ def test_without_the_harness_one_is_told_how_to_get_it(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(Problem, match="is not installed") as told:
         harness_scores(tmp_path, ["xcopa_zh"])
-    assert "potstill[lm-eval]" in told.value.remedy
+    assert "-m pip install -e '.[lm-eval]'" in told.value.remedy

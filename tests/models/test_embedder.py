@@ -78,7 +78,7 @@ def test_without_the_library_the_remedy_names_the_extra(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(Problem, match="not installed") as caught:
         open_embedder("another/model")
-    assert "potstill[embedders]" in caught.value.remedy
+    assert ".[embedders]" in caught.value.remedy
 
 
 def test_a_real_sentence_transformers_folder_opens_and_embeds(tmp_path: Path) -> None:

@@ -65,9 +65,9 @@ def build_run(folder: Path, checkpoint: Path, types: tuple[str, ...] = TYPES, **
             write_json(folder / stage / "report.json", report)
     write_json(folder / "evaluate" / "scorecard.json", SCORECARD)
     stages = {
-        name: {"fingerprint": name[:1] * 16, "finished": "2026-11-24T08:20:11+00:00", "turn": 3, "seconds": 9.6,
-               "versions": {"potstill": "0.1.0"}, "machine": "x86_64, 2 cores"}
-        for name in ("export", "evaluate")
+        name: {"fingerprint": name[:1] * 16, "finished": "2026-11-24T08:20:11+00:00", "seconds": 9.6,
+               "content": name, "inputs": read, "versions": {"potstill": "0.1.0"}, "machine": "x86_64, 2 cores"}
+        for name, read in (("export", {"distill": "one"}), ("evaluate", {"distill": "one", "export": "export"}))
     }  # fmt: skip
     write_json(folder / "manifest.json", {"recipe": recipe.name, "stages": stages})
     return run

@@ -181,7 +181,8 @@ def test_a_run_without_an_export_is_a_problem(finished_run: Run, tmp_path: Path)
 def test_a_scorecard_of_an_earlier_student_ships_with_nobody(tiny_checkpoint: Path, tmp_path: Path, again: str) -> None:
     run = build_run(tmp_path / "run", tiny_checkpoint)
     manifest = read_json(run.folder / "manifest.json")
-    manifest["stages"][again] = manifest["stages"]["export"] | {"turn": 9}
+    manifest["stages"].setdefault("distill", {"content": "one"})
+    manifest["stages"][again] |= {"content": "another"}
     write_json(run.folder / "manifest.json", manifest)
     late = "evaluate" if again == "export" else "export"
     with pytest.raises(Problem, match=f"`{late}` is of an earlier student.*potstill {late}"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from potstill.check.cost import (
@@ -35,6 +36,7 @@ from potstill.models.teacher import require_teacher
 from potstill.pack.device import refuse_processor
 from potstill.problem import Problem
 from potstill.recipe import Recipe
+from potstill.report.metrics import METRICS, is_known
 
 SPARE = 1.25
 """Text that is advised, as a multiple of what training is predicted to read."""
@@ -133,7 +135,7 @@ def _saving(job: Job, machine: Machine) -> str | None:
 
 
 def refuse(recipe: Recipe, folder: Path, home: Path, done: Collection[str] = ()) -> None:
-    """Raises: Problem where a file or a model is missing, or where disk or memory cannot hold what the run lacks.
+    """Raises: Problem where a file, a model or a gate's metric is not there, or disk or memory is short of the need.
 
     Args:
         done: stages whose folders stay as they are; what was begun is there too, what is stale takes room of its own.
@@ -145,6 +147,7 @@ def refuse(recipe: Recipe, folder: Path, home: Path, done: Collection[str] = ())
         require_teacher(model)
     for other in recipe.evaluate.against:
         require_other(other)
+    _refuse_unknown_metrics(recipe)
     refuse_processor()
     job = take_stock(recipe, home)
     place = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
@@ -158,6 +161,16 @@ def refuse(recipe: Recipe, folder: Path, home: Path, done: Collection[str] = ())
             raise Problem(f"{where}: {disk_free_mb(where) / 1e3:.1f} GB free, {needed / 1e3:.1f} GB needed", remedy)
     peaks = memory_megabytes(job, fastest_dtype())
     _refuse_memory({stage: peak for stage, peak in peaks.items() if stage not in done})
+
+
+def _refuse_unknown_metrics(recipe: Recipe) -> None:
+    """A gate on what nobody measures would be found undecided when all is done."""
+    for gate in recipe.gates:
+        if not is_known(gate):
+            known = [metric.key for metric in METRICS]
+            near = get_close_matches(gate, known, 1)
+            remedy = f"The nearest is {near[0]!r}." if near else f"They are {', '.join(known)}."
+            raise Problem(f"[gates] asks for {gate!r}, which no scorecard has", remedy)
 
 
 def _named(recipe: Recipe, done: Collection[str]) -> Iterator[Path]:

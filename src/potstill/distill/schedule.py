@@ -43,6 +43,10 @@ class Clock:
         """Mean time of a step of this process; 0 before the first."""
         return (self.used() - self.used_before) / self.steps if self.steps else 0.0
 
+    def behind(self) -> float:
+        """How much of the training is done, in [0, 1]."""
+        return min(1.0, self.used() / self.budget_seconds)
+
     def progress(self) -> float:
         """Where the coming step will end, in [0, 1]: so the last one lands at 1. It never steps back."""
         self.reached = max(self.reached, min(1.0, (self.used() + self.step_seconds()) / self.budget_seconds))
@@ -67,6 +71,10 @@ class StepCount:
 
     total: int
     done: int = field(default=0)
+
+    def behind(self) -> float:
+        """How much of the training is done, in [0, 1]."""
+        return min(1.0, self.done / self.total)
 
     def progress(self) -> float:
         """Where the coming step will end, in [0, 1]."""

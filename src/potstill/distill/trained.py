@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potstill.models.anatomy import body, decoder_layers
-from potstill.problem import Problem
+from potstill.problem import Problem, install
 from potstill.recipe import DistillSection, LoraSection
 
 __all__ = ["load_weights", "merge", "plain_copy", "prepare_student", "save_weights"]
@@ -192,5 +192,5 @@ def _optional(name: str) -> Any:
     except ImportError as error:
         raise Problem(
             f"distill.trained asks for adapters, and {name} cannot be imported ({error})",
-            "Install it: pip install 'potstill[lora]'.",
+            install("lora"),
         ) from None

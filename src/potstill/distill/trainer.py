@@ -59,7 +59,7 @@ class Pace(TrainerCallback, ExportableState):
 
     Args:
         clock: by wall-clock time or by steps. checkpoint_seconds: between checkpoints.
-        report: called after each step with step, progress and seconds used.
+        report: called after each step with its number, the share of the training that is behind, and seconds used.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Pace(TrainerCallback, ExportableState):
             control.should_training_stop |= self.clock.is_over()
         if time.monotonic() - self.saved >= self.checkpoint_seconds:
             control.should_save, self.saved = True, time.monotonic()
-        self.report(state.global_step, self.clock.progress(), self._used())
+        self.report(state.global_step, self.clock.behind(), self._used())
 
 
 class Going(TrainerCallback):

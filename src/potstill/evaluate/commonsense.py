@@ -234,13 +234,12 @@ def add_written(card: Scorecard, model: str, chosen: Sequence[int | None], quest
     card.add("commonsense.unreadable", model, proportion(sum(place is None for place in chosen), len(questions)))
 
 
-def add_chance(card: Scorecard, questions: Sequence[Question], suffix: str = "") -> None:
+def add_chance(card: Scorecard, metric: str, questions: Sequence[Question]) -> None:
     """What guessing gets wrong, as model `chance`: computed, not drawn, hence without an interval.
 
-    Nothing is added for no questions; for somebody else's set, with a suffix, only commonsense.error.
+    Args:
+        metric: that it is beside. questions: those that the models answered; nothing is added for none.
     """
-    if not questions:
-        return
-    wrong = 1 - sum(1 / len(question.choices) for question in questions) / len(questions)
-    for metric in ("error", "error_written") if not suffix else ("error",):
-        card.add(f"commonsense.{metric}{suffix}", "chance", Measure(wrong, len(questions), None, None, "share"))
+    if questions:
+        wrong = 1 - sum(1 / len(question.choices) for question in questions) / len(questions)
+        card.add(metric, "chance", Measure(wrong, len(questions), None, None, "share"))

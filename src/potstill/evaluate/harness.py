@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from potstill.problem import Problem
+from potstill.problem import Problem, install
 
 
 def harness_scores(checkpoint: Path, tasks: Sequence[str], limit: int | None = None) -> dict[str, dict[str, Any]]:
@@ -30,7 +30,7 @@ def harness_scores(checkpoint: Path, tasks: Sequence[str], limit: int | None = N
         import lm_eval
         from lm_eval.tasks import TaskManager
     except ImportError:
-        raise Problem("lm-evaluation-harness is not installed", "pip install 'potstill[lm-eval]'") from None
+        raise Problem("lm-evaluation-harness is not installed", install("lm-eval")) from None
     manager = TaskManager()
     unknown = [task for task in tasks if not Path(task).is_file() and not manager.match_tasks([task])]
     if unknown:

@@ -55,7 +55,8 @@ def mark(
             add_robustness(card, name, list(zip(questions, sheet.stability, strict=True)))
             card.add("stream.garbled", name, _garbled(sheet))
     for kind, listed in exam.questions.items():
-        add_chance(card, listed, _suffix(kind))
+        add_chance(card, f"commonsense.error{_suffix(kind)}", listed)
+    add_chance(card, "commonsense.error_written", exam.written)
 
 
 def _suffix(kind: str) -> str:

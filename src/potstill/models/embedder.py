@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from potstill.problem import Problem
+from potstill.problem import Problem, install
 
 OFFLINE = "use-multilingual"
 """The encoder whose weights come with its package."""
@@ -82,7 +82,7 @@ class _Transformer:
         except ImportError:
             raise Problem(
                 f"The embedder {name!r} needs sentence-transformers, which is not installed",
-                f"Run pip install 'potstill[embedders]', or use embedder = {OFFLINE!r}.",
+                f"{install('embedders')}; or use embedder = {OFFLINE!r}.",
             ) from None
         try:
             self._model = SentenceTransformer(name, trust_remote_code=False, model_kwargs={"use_safetensors": True})

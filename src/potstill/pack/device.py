@@ -27,6 +27,7 @@ from potstill.models.engine import default_threads
 from potstill.models.gguf_adapter import parts_of
 from potstill.models.speed import SpeedSample, measure
 from potstill.pack.find import find_pack_model
+from potstill.pack.runtime import NAME, VERSION
 from potstill.problem import Problem
 from potstill.recipe import EvaluateSection
 from potstill.run import describe_machine
@@ -176,5 +177,6 @@ def _explained(problem: Problem, flags: frozenset[str]) -> Problem:
 def _does_not_run(lacking: Sequence[str]) -> Problem:
     return Problem(
         f"llama.cpp's wheel does not run on this processor, which has no {', '.join(lacking)}",
-        "Build it here: pip install --no-binary xllamacpp xllamacpp; or take llama.cpp's own programs (RUN.md).",
+        f"Build it here, with a C++ compiler and CMake: {sys.executable} -m pip install --force-reinstall --no-deps "
+        f"--no-binary {NAME} {NAME}=={VERSION}; or run a pack with llama.cpp's own programs, as its RUN.md says.",
     )

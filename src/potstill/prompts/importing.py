@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from potstill.problem import Problem
+from potstill.problem import Problem, install
 from potstill.prompts.normalise import normalise
 from potstill.recipe import PromptFile
 
@@ -151,9 +151,7 @@ def _dataset_rows(file: PromptFile) -> Iterator[Row]:
     try:
         from datasets import Dataset, load_from_disk
     except ImportError:
-        raise Problem(
-            f"{file.path}: a saved dataset needs the library `datasets`", "pip install 'potstill[datasets]'"
-        ) from None
+        raise Problem(f"{file.path}: a saved dataset needs the library `datasets`", install("datasets")) from None
     try:
         data = load_from_disk(str(file.path))
     except Exception as error:  # whatever a damaged folder makes of Arrow

@@ -269,3 +269,8 @@ def metric_named(key: str) -> Metric:
         parent, _, above = parent.rpartition(".")
         parts.insert(0, above)
     return Metric(key, same(key), Words("no explanation is known for this key", "此键尚无说明"), None)
+
+
+def is_known(key: str) -> bool:
+    """Whether somebody has described this metric, or the one that it is a part of."""
+    return key in _KNOWN or any(key.startswith(f"{known}.") for known in _KNOWN)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from potstill.problem import Problem
+from potstill.problem import Problem, install
 from potstill.vocab.alignment import align
 from potstill.vocab.binding import Floats
 from potstill.vocab.pieces import Piece
@@ -70,7 +70,7 @@ def train_vectors(corpus: Sequence[Sequence[str]], dimensions: int, epochs: int,
     except ImportError:
         raise Problem(
             "neighbours among tokens need word vectors, and gensim is not installed",
-            "pip install 'potstill[foreign]', or set vocab.binding.neighbours = false.",
+            f"{install('foreign')}; or set vocab.binding.neighbours = false.",
         ) from None
     if not any(corpus):
         return {}
