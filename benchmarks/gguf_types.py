@@ -85,9 +85,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--out", type=Path, help="where files and figures go (RUN/types)")
-    parser.add_argument(
-        "--types", nargs="+", default=list(TYPES), help="types and mixes (all)"
-    )
+    parser.add_argument("--types", nargs="+", default=list(TYPES), help="types and mixes (all)")
     parser.add_argument("--tasks", type=int, default=50, help="code tasks each writes; 0: none (50)")
     parser.add_argument("--answers", type=int, default=40, help="held-out answers compared (40)")
     parser.add_argument("--rounds", type=int, default=3, help="times each is timed; 0: not at all (3)")

@@ -35,4 +35,7 @@ class _StoppingTask:
         if self.counts and self.progress.left == 0:
             raise KeyboardInterrupt
 
+    def resume(self, amount: float) -> None:
+        self.advance(amount)
+
     def describe(self, text: str) -> None: ...

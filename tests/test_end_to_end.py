@@ -148,6 +148,9 @@ class _DeadlyTask:
         if self.counts and self.progress.left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    def resume(self, amount: float) -> None:
+        self.advance(amount)
+
     def describe(self, text: str) -> None: ...
 
 

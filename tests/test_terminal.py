@@ -39,7 +39,29 @@ def test_a_log_gets_a_line_without_a_total(monkeypatch: pytest.MonkeyPatch) -> N
     with progress.task("joining", None, "B") as task:
         now[0] += 20.0
         task.advance(4e7)
-    assert out.getvalue() == "  joining:, 2.0M B/s\n" or out.getvalue() == "  joining: 2.0M B/s\n"
+    assert out.getvalue() == "  joining: 2.0M B/s\n"
+
+
+def test_what_was_done_before_says_nothing_of_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    out, progress = plain()
+    with progress.task("the student learns", 1.0, "share") as task:
+        task.resume(0.8)
+        now[0] += 20.0
+        task.advance(0.1)
+    assert out.getvalue() == "  the student learns: 90 %, 0:20 left\n"
+
+
+def test_nor_does_it_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, now = io.StringIO(), [0.0]
+    shown = Console(file=out, force_terminal=True, width=120)
+    monkeypatch.setattr(shown, "get_time", lambda: now[0])
+    with TerminalProgress(shown).task("the teacher reads", 1000, "tokens") as task:
+        task.resume(800)
+        now[0] += 50.0
+        task.advance(100)
+    assert "2.00 tokens/s, 0:50 left" in out.getvalue()
 
 
 def test_lines_are_said_as_they_are() -> None:

@@ -18,6 +18,9 @@ class Task(Protocol):
     def advance(self, amount: float = 1) -> None:
         """Add `amount` units of finished work."""
 
+    def resume(self, amount: float) -> None:
+        """Add `amount` units that an earlier process finished: they tell nothing of how fast this one is."""
+
     def describe(self, text: str) -> None:
         """Show `text` behind the label (a loss, a file name); replaces what stood there."""
 
@@ -34,6 +37,9 @@ class Progress(Protocol):
 
 class _SilentTask:
     def advance(self, amount: float = 1) -> None:
+        """Nothing to show."""
+
+    def resume(self, amount: float) -> None:
         """Nothing to show."""
 
     def describe(self, text: str) -> None:

@@ -28,10 +28,14 @@ class _Rate(ProgressColumn):
     """`123 tokens/s, 0:42 left`, from the work finished so far."""
 
     def render(self, task: RichTask) -> Text:
-        return Text(_pace(task.completed, task.total, task.elapsed or 0.0, task.fields["unit"]), style="cyan")
+        done, total = task.completed - task.fields["before"], task.total
+        return Text(
+            _pace(done, total and total - task.fields["before"], task.elapsed or 0.0, task.fields["unit"]), "cyan"
+        )
 
 
 def _pace(done: float, total: float | None, seconds: float, unit: str) -> str:
+    """Rate and time left of what this process has done, and has to do."""
     if done <= 0 or seconds <= 0:
         return "starting"
     speed = done / seconds
@@ -58,6 +62,9 @@ class _Bar:
     def advance(self, amount: float = 1) -> None:
         self.progress.advance(self.task, amount)
 
+    def resume(self, amount: float) -> None:
+        self.progress.update(self.task, advance=amount, before=amount + self.progress.tasks[0].fields["before"])
+
     def describe(self, text: str) -> None:
         self.progress.update(self.task, description=f"{escape(self.label)} [dim]{escape(text)}[/dim]")
 
@@ -67,7 +74,7 @@ class _Lines:
 
     def __init__(self, console: Console, label: str, total: float | None, unit: str) -> None:
         self.console, self.label, self.total, self.unit = console, label, total, unit
-        self.done, self.text, self.started = 0.0, "", time.monotonic()
+        self.done, self.before, self.text, self.started = 0.0, 0.0, "", time.monotonic()
         self.shown = self.started
 
     def advance(self, amount: float = 1) -> None:
@@ -75,11 +82,16 @@ class _Lines:
         now = time.monotonic()
         if now - self.shown >= PLAIN_SECONDS:
             self.shown = now
-            share = f" {100 * self.done / self.total:.0f} %" if self.total else ""
-            pace = _pace(self.done, self.total, now - self.started, self.unit)
+            share = f"{100 * self.done / self.total:.0f} %, " if self.total else ""
+            total = self.total and self.total - self.before
+            pace = _pace(self.done - self.before, total, now - self.started, self.unit)
             # Not through Rich: it remembers the width of the last 4096 texts, and a soak looks for what is kept.
-            self.console.file.write(f"  {self.label}:{share}, {pace} {self.text}".rstrip() + "\n")
+            self.console.file.write(f"  {self.label}: {share}{pace} {self.text}".rstrip() + "\n")
             self.console.file.flush()
+
+    def resume(self, amount: float) -> None:
+        self.before += amount
+        self.done += amount
 
     def describe(self, text: str) -> None:
         self.text = text
@@ -100,7 +112,7 @@ class TerminalProgress:
         spinner = SpinnerColumn("line" if self.console.options.ascii_only else "dots")
         columns = (spinner, TextColumn("{task.description}"), BarColumn(), _Rate(), TimeElapsedColumn())
         with Progress(*columns, console=self.console, transient=True) as progress:
-            yield _Bar(progress, progress.add_task(escape(label), total=total, unit=unit), label)
+            yield _Bar(progress, progress.add_task(escape(label), total=total, unit=unit, before=0.0), label)
 
     def say(self, line: str) -> None:
         """One line."""

@@ -229,5 +229,8 @@ class _DeadlyTask(Task):
         if not self.moves:
             raise KeyboardInterrupt
 
+    def resume(self, amount: float) -> None:
+        self.advance(amount)
+
     def describe(self, text: str) -> None:
         pass

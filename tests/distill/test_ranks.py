@@ -93,6 +93,9 @@ class DeadlyTask:
 
     def advance(self, amount: float = 1) -> None: ...
 
+    def resume(self, amount: float) -> None:
+        self.advance(amount)
+
     def describe(self, text: str) -> None:
         self.left -= 1
         if self.left < 0:

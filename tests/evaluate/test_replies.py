@@ -66,6 +66,9 @@ def test_a_stopped_sitting_goes_on_behind_the_last_reply(tiny_gguf: Path, tmp_pa
             if self.left == 0:
                 raise Stop
 
+        def resume(self, amount: float) -> None:
+            self.advance(amount)
+
         def describe(self, text: str) -> None: ...
 
     path = tmp_path / "notes.jsonl"

@@ -49,6 +49,9 @@ class Counting:
         assert amount >= 0
         self.done[self._label] += amount
 
+    def resume(self, amount: float) -> None:
+        self.advance(amount)
+
     def describe(self, text: str) -> None:
         self.lines.append(text)
 

@@ -36,6 +36,9 @@ class Bar(Silent):
     def advance(self, amount: float = 1) -> None:
         self.done += amount
 
+    def resume(self, amount: float) -> None:
+        self.advance(amount)
+
     def describe(self, text: str) -> None:
         """Not looked at."""
 

@@ -304,7 +304,9 @@ class Log:
         lines = self.path.read_text().splitlines()[:steps] if self.path.exists() else []
         self.path.write_text("".join(f"{line}\n" for line in lines))
         if lines:
-            self._show(json.loads(lines[-1])["progress"])
+            self.shown = json.loads(lines[-1])["progress"]
+            if self.task is not None:
+                self.task.resume(self.shown)
 
     def write(self, step: int, progress: float, seconds: float) -> None:
         """Note a step: every loss as a mean over its answer positions."""
@@ -313,7 +315,8 @@ class Log:
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
         self.task.describe(f"step {step}, loss {line['loss']:.3f}")
-        self._show(progress)
+        self.task.advance(progress - self.shown)
+        self.shown = progress
 
     def summary(self, rows: int) -> dict[str, float]:
         """Steps, tokens, tokens a second and passes over the answers."""
@@ -330,8 +333,3 @@ class Log:
             "first_loss": lines[0]["loss"],
             "last_loss": lines[-1]["loss"],
         }
-
-    def _show(self, progress: float) -> None:
-        if self.task is not None:
-            self.task.advance(max(0.0, progress - self.shown))
-        self.shown = max(self.shown, progress)

@@ -85,7 +85,7 @@ def write_replies(
     """The model's reply to every question, in their order; an empty one where a question fills the context."""
     keys = [reply_key(ask, context) for ask in asks]
     todo = [place for place, key in enumerate(keys) if key not in notebook]
-    task.advance(len(asks) - len(todo))
+    task.resume(len(asks) - len(todo))
     if todo:
         with Team(gguf, context=context, members=members_that_fit(gguf, usable_cores())) as team:
             lengths = [len(ids) for ids in team.prompt_ids([messages(asks[place].question) for place in todo])]
@@ -117,7 +117,7 @@ def measure_likelihoods(
     """
     keys = [likelihood_key(question, choices, context) for question, choices in items]
     todo = [place for place, key in enumerate(keys) if key not in notebook]
-    task.advance(len(items) - len(todo))
+    task.resume(len(items) - len(todo))
     if todo:
         with Team(gguf, context=context, members=1) as team:
             shared = _opening(*team.prompt_ids([messages("一"), messages("A")]))

@@ -156,7 +156,9 @@ class Clock:
             rates = trial_rates(path, settings, talks, new_tokens=section.new_tokens, context=section.context)
             self.notebook.put(self._key(candidate, "megabytes"), path.stat().st_size / 1e6)
             self.notebook.put(key, asdict(fastest(settings, rates)))
-        task.advance()
+            task.advance()
+        else:
+            task.resume(1)
         return Threads(**self.notebook[key])
 
     def _sample(self, candidate: Candidate, files: RandomFiles, threads: Threads, turn: int, task: Task) -> SpeedSample:
@@ -168,7 +170,9 @@ class Clock:
             path = files.path(candidate)
             sample = measure(path, threads, talks, new_tokens=section.new_tokens, context=section.context)
             self.notebook.put(key, asdict(sample))
-        task.advance()
+            task.advance()
+        else:
+            task.resume(1)
         return sample_from(self.notebook[key])
 
     def _key(self, candidate: Candidate, what: str) -> str:

