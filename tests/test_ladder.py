@@ -40,13 +40,13 @@ LESS = {
 def test_sizes_become_shapes_within_two_percent() -> None:
     recipe, depths = Recipe(name="x"), []
     for size in (300, 230, 150, 80):
-        wanted = sized(recipe, LARGE, size * 10**6).prune
+        wanted = sized(recipe, LARGE, recipe.vocab.size, size * 10**6).prune
         spec = choose_shape(LARGE, recipe.vocab.size, wanted)
         assert count_parameters(LARGE, spec) == pytest.approx(size * 10**6, rel=0.02)
         depths.append(spec.layers)
     assert depths == sorted(depths, reverse=True) and depths[0] > depths[-1]
     with pytest.raises(Problem, match="out of reach"):
-        sized(recipe, LARGE, 900 * 10**6)
+        sized(recipe, LARGE, recipe.vocab.size, 900 * 10**6)
 
 
 def test_time_is_split_equally_and_runs_are_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -59,6 +59,16 @@ def test_time_is_split_equally_and_runs_are_named(tiny_checkpoint: Path, tmp_pat
     assert layers == sorted(layers, reverse=True) and len(set(layers)) > 1
     (own,) = plan(recipe, [110_000], None, tmp_path, tmp_path / "home", Listening())
     assert own.run.recipe.distill == recipe.distill
+
+
+def test_a_base_with_the_teachers_tokens_is_cut_to_the_students(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    base = save_checkpoint(tmp_path / "base", seed=3)
+    recipe = Recipe.model_validate(
+        {"name": "x", "teacher": {"model": str(tiny_checkpoint)}, "vocab": {"size": 512}, "prune": {"base": str(base)}}
+    )
+    other = recipe.model_copy(update={"prune": Recipe(name="x").prune})
+    cut = [plan(one, [110_000], None, tmp_path, tmp_path, Listening())[0].run.recipe.prune for one in (recipe, other)]
+    assert cut[0].layers == cut[1].layers
 
 
 def test_quantities_as_people_type_them() -> None:
@@ -174,8 +184,8 @@ def test_bad_input_gets_one_clear_line(
     assert not list(tmp_path.glob("runs/*"))
 
 
-@pytest.mark.parametrize("verb", ["fit", "ladder"])
-def test_help_shows_an_example(verb: str) -> None:
+@pytest.mark.parametrize(("verb", "recipe"), [("fit", "demo"), ("ladder", "qwen-150m")])
+def test_help_shows_an_example(verb: str, recipe: str) -> None:
     app = typer.Typer(rich_markup_mode=None)
     cli_plan.register(app)
-    assert f"Example:  potstill {verb} recipes/demo.toml" in CliRunner().invoke(app, [verb, "--help"]).output
+    assert f"Example:  potstill {verb} recipes/{recipe}.toml" in CliRunner().invoke(app, [verb, "--help"]).output

@@ -318,6 +318,8 @@ def evaluate(
 
     opened = open_run(run, progress=progress())
     if lm_eval:
+        if gate:
+            raise Problem("--lm-eval measures nothing that a gate judges", "Run the two one after the other.")
         _show_harness(opened, lm_eval.split(","), as_json)
         return
     done = next(stage.state for stage in pipeline.states(opened) if stage.name == "evaluate") == "done"

@@ -131,6 +131,7 @@ def ladder(
 
     Example:  potstill ladder recipes/qwen-150m.toml --sizes 300M,230M,150M,80M --budget 2h
     """
+    from potstill import pipeline
     from potstill.ladder import climb, plan
     from potstill.recipe import load_recipe
     from potstill.run import default_home
@@ -139,7 +140,9 @@ def ladder(
     folder = runs or Path("runs") / f"{wanted.name}-ladder"
     rungs = plan(wanted, parameters, minutes(budget) if budget else None, folder, default_home(), progress())
     for rung in rungs:
-        refuse_what_cannot_fit(rung.run)
+        done = [stage.name for stage in pipeline.states(rung.run) if stage.state == "done"]
+        if len(done) < len(pipeline.STAGES):
+            refuse_what_cannot_fit(rung.run, done)
     found = climb(rungs, folder)
     if as_json:
         typer.echo(json.dumps(found.to_json(), ensure_ascii=False, indent=1))

@@ -151,6 +151,13 @@ def copy_gb_per_second(seconds: float) -> float:
             return best
 
 
+def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """What Linux calls the processor, on a Raspberry Pi the whole board; empty where it says nothing."""
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    return told.get("model name") or told.get("Model") or ""
+
+
 def usable_cores(cgroups: Path = CGROUPS) -> int:
     """Cores this process may run on: its affinity, and no more than its container's quota pays for."""
     quotas = [quota for folder in _cgroup_folders(cgroups) if (quota := _quota(folder)) is not None]

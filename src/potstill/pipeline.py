@@ -119,7 +119,7 @@ STAGES = (
     ),
     Stage("distill", "distill", ("prune", "signals"), lambda r: [r.distill, r.seed], format=7),
     Stage("export", "export", ("distill", "vocab"), lambda r: [r.export, r.name]),
-    Stage("evaluate", "evaluate", ("answers", "signals", "prune", "distill", "export"), _measured, format=8),
+    Stage("evaluate", "evaluate", ("answers", "signals", "prune", "distill", "export"), _measured, format=9),
     Stage(
         "report", "report", ("prompts", "answers", "vocab", "signals", "prune", "distill", "export", "evaluate"), str
     ),

@@ -193,7 +193,20 @@ def test_of_several_models_one_is_named(tmp_path: Path, stand_in: StandIn) -> No
     assert stand_in.asked[0]["model"] == "n"
 
 
-@pytest.mark.parametrize("address", ["http://", "http://user:word@host/v1", "ftp://host/v1"])
+def test_a_key_from_a_file_of_windows_is_sent_without_its_line_end(
+    tmp_path: Path, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(server.KEY, "secret\r")
+    server.Connection(stand_in.address).ask("POST", "/chat/completions", {"messages": [{"content": "x"}], "seed": 1})
+    assert stand_in.keys == {"Bearer secret"}
+    for wrong in ("sec\rret", "鑰匙"):
+        monkeypatch.setenv(server.KEY, wrong)
+        with pytest.raises(Problem) as told:
+            server.Connection(stand_in.address)
+        assert wrong not in str(told.value) and server.KEY in str(told.value)
+
+
+@pytest.mark.parametrize("address", ["http://", "http://user:word@host/v1", "ftp://host/v1", "http://[::1/v1"])
 def test_addresses_that_are_none(address: str) -> None:
     with pytest.raises(Problem, match="is not a server's address"):
         server.Connection(address)

@@ -35,6 +35,19 @@ def test_the_budget_is_what_training_takes() -> None:
     assert minutes(recipe_with(distill={"budget_minutes": 7}))["distill"] == 7.0
 
 
+def test_an_adapter_and_prompts_that_do_not_ship_take_their_time() -> None:
+    assert minutes(recipe_with(distill={"budget_minutes": 7, "adapter": {"category": "code"}}))["distill"] == 17.0
+    made_up = {"synthetic": {"count": 1000}}
+    assert minutes(recipe_with(prompts=made_up))["prompts"] == 0.0
+    assert minutes(recipe_with(prompts=made_up, seed=1))["prompts"] > 1
+
+
+def test_a_teacher_that_reads_on_holds_memory_in_the_training() -> None:
+    plain, reading = (stock(recipe_with(distill={"on_policy": {"share": share}})) for share in (0.0, 0.5))
+    more = memory_megabytes(reading, "float32")["distill"] - memory_megabytes(plain, "float32")["distill"]
+    assert more == pytest.approx(4 * reading.sizes.teacher / 1e6)
+
+
 def test_a_machine_half_as_fast_takes_twice_as_long() -> None:
     slow = Machine(2, 16_000.0, 50_000.0, 50.0, 100.0, 20.0)
     for stage in ("vocab", "signals", "prune", "distill"):

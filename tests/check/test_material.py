@@ -41,6 +41,8 @@ def test_answers_to_made_up_prompts_ship_as_far_as_they_go() -> None:
 
     assert (asked(count=ships), asked(count=ships + 70)) == (0, 70)
     assert asked(count=ships, top_p=0.5) == ships
+    longer = material(answers={"max_tokens": 400}, prompts={"synthetic": {"count": ships}})
+    assert longer.to_answer == longer.prompts
     assert material(seed=1, prompts={"synthetic": {"count": ships}}).to_answer == ships
 
 

@@ -276,6 +276,15 @@ def test_a_list_of_all_choices_names_none(question: Question) -> None:
         assert read_choice(reply, question) is None
 
 
+@given(st.sampled_from(QUESTIONS), st.integers(2, 40))
+def test_a_list_that_was_cut_names_none(question: Question, length: int) -> None:
+    """A model that repeats what it was asked has not chosen the first; one that ends there has."""
+    listed = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, question.choices, strict=False))
+    assert read_choice(listed[: 2 + length], question, ended=False) is None
+    assert read_choice(f"A. {question.choices[0]}", question, ended=True) == 0
+    assert read_choice(f"B. {question.choices[1]}"[: 2 + length], question, ended=False) == 1
+
+
 @given(st.lists(st.from_regex(r"[A-Za-z]{2,9}", fullmatch=True), max_size=8))
 def test_letters_inside_words_name_nothing(words: list[str]) -> None:
     loose = [word for word in words if word.lower() not in ("is", "and", "or", "because", "not")]

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from potstill.models.batch_writing import Written
 from potstill.models.bulk import BulkWriter
-from potstill.models.conversation import messages, question_ids
+from potstill.models.conversation import answer_ids, end_of_turn, messages, question_ids
 from potstill.models.engine import Sampling
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=20, seed=0, max_tokens=10, repeat_penalty=1.0)
@@ -46,6 +46,23 @@ def test_a_turn_ends_with_either_end_token(
     other = copy.deepcopy(tiny_tokenizer)
     setattr(other, end, tiny_tokenizer.convert_ids_to_tokens(token))
     ended = dict(BulkWriter(tiny_model, other).batch([messages("hello")], GREEDY))[0]
+    assert (ended.text, ended.finish, ended.tokens) == ("", "stop", 1)
+
+
+def test_a_turn_ends_where_the_template_ends_it(
+    tiny_model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Phi-3's `eos_token` ends a text, and its turns end otherwise."""
+    other = copy.deepcopy(tiny_tokenizer)
+    other.eos_token = other.pad_token
+    first = dict(BulkWriter(tiny_model, other).batch([messages("hello")], GREEDY))[0]
+    token = tiny_tokenizer(first.text, add_special_tokens=False)["input_ids"][0]
+    other.add_special_tokens({"additional_special_tokens": [tiny_tokenizer.convert_ids_to_tokens(token)]})
+    other.chat_template = other.chat_template.replace("<|im_end|>", tiny_tokenizer.convert_ids_to_tokens(token))
+    assert end_of_turn(other) == token
+    assert answer_ids(other, "hello", ended=True)[-1] == token
+    text = str(tiny_tokenizer.apply_chat_template(messages("hello"), tokenize=False, add_generation_prompt=True))
+    ended = dict(BulkWriter(tiny_model, other).batch([text], GREEDY))[0]
     assert (ended.text, ended.finish, ended.tokens) == ("", "stop", 1)
 
 

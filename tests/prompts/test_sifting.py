@@ -31,6 +31,11 @@ def reasons(dropped: list[Dropped]) -> list[tuple[str, str]]:
     return [(one.reason, one.like) for one in dropped]
 
 
+def test_no_threshold_lets_through_what_is_kept_away_word_for_word() -> None:
+    kept, dropped = sifted([prompt("a", TOMATO), prompt("b", f"请问{TOMATO}")], {"exam": [TOMATO]}, threshold=1.0)
+    assert kept == [] and reasons(dropped) == [("overlap", "exam")] * 2
+
+
 def test_same_text_stays_once() -> None:
     first, second = prompt("a", TOMATO), prompt("b", TOMATO)
     kept, dropped = sifted([first, second], threshold=1.0)

@@ -323,6 +323,14 @@ def test_an_unknown_model_is_not_found(client: openai.OpenAI) -> None:
     assert "student" in caught.value.message
 
 
+def test_room_for_the_answer_is_kept_where_it_is_asked_for(served: Served) -> None:
+    asked = GREEDY | {"messages": [{"role": "user", "content": "你好" * 40}]}
+    served.client().chat.completions.create(**asked, extra_body={"room": 0.0})
+    with pytest.raises(openai.BadRequestError) as caught:
+        served.client().chat.completions.create(**asked, extra_body={"room": 0.9})
+    assert caught.value.code == "context_length_exceeded" and "26" in caught.value.message
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_prompt_that_is_too_long_is_refused_before_any_work(served: Served, stream: bool) -> None:
     long = GREEDY | {"messages": [{"role": "user", "content": "你好" * 300}], "stream": stream}

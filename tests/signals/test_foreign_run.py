@@ -21,7 +21,7 @@ from potstill.models.teacher import load_tokenizer
 from potstill.problem import Problem
 from potstill.progress import Silent
 from potstill.recipe import validate_recipe
-from potstill.run import Run, read_json
+from potstill.run import Run, read_json, write_json
 from potstill.signals import teach, verify
 from potstill.signals.bound import BoundRows
 from potstill.signals.store import SignalStore
@@ -187,6 +187,11 @@ def test_a_base_that_speaks_the_teachers_language_is_not_foreign(tmp_path: Path,
     place = run.folder.parent
     assert foreign_base(run, place / "teacher") == (place / "base").resolve()
     save_checkpoint(tmp_path / "base", seed=1)
+    assert foreign_base(make_run(tmp_path), place / "teacher") is None
+    described = read_json(tmp_path / "base" / "tokenizer.json")
+    added, model = described["added_tokens"], described["model"]
+    model["vocab"] |= {token["content"]: token["id"] for token in added} | {"[PAD700]": 700}  # as a GGUF has them
+    write_json(tmp_path / "base" / "tokenizer.json", described)
     assert foreign_base(make_run(tmp_path), place / "teacher") is None
     alone = Run(tmp_path, validate_recipe({"name": "t"}, "test"))
     assert foreign_base(alone, place / "teacher") is None

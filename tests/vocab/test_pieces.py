@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from potstill.models.conversation import text_ids
-from potstill.vocab.pieces import END, UNUSED, continuing_ids, end_of_turn, pieces_of, readable
+from potstill.models.conversation import end_of_turn, text_ids
+from potstill.vocab.pieces import END, UNUSED, continuing_ids, pieces_of, readable
 from tiny import build_phi3_tokenizer, build_tokenizer
 
 

@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import replace
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from potstill.answers.writers import WINDOW
 from potstill.models.conversation import answer_ids, conversation_ids, messages, text_ids
@@ -51,6 +51,13 @@ class Refusal(Problem):
     """The server does not take this request; it may take others."""
 
 
+def _parts(address: str) -> SplitResult:
+    try:
+        return urlsplit(address)
+    except ValueError:  # brackets that do not close
+        return urlsplit("")
+
+
 class Connection:
     """Requests to one server, each on a connection of its own."""
 
@@ -58,13 +65,15 @@ class Connection:
         """Raises: Problem where `address` is not an http address of a server."""
         self._over = threading.Event()
         self._open: set[HTTPConnection] = set()
-        parts = urlsplit(address)
+        parts = _parts(address)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
             raise Problem(f"{address} is not a server's address", f"Write it like http://host:8000/v1; a key: {KEY}.")
         self.address = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
         self._host, self._path = parts.netloc, parts.path.rstrip("/")
         self._kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-        key = os.environ.get(KEY)
+        key = os.environ.get(KEY, "").strip()  # a file with Windows' line ends leaves one
+        if not (key.isascii() and key.isprintable()):
+            raise Problem(f"{KEY} holds a character that no key has", "Set it again, without spaces or quotes.")
         self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if key:
             self._headers["Authorization"] = f"Bearer {key}"

@@ -64,8 +64,7 @@ def _of_set(
     origin: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     if origin["teacher_sha256"] != teacher_sha256:
         return {}, f"they are of another teacher, {origin['teacher']}"
-    others = [f"{name} = {origin['settings'][name]}" for name in NAMES if origin["settings"][name] != settings[name]]
-    if others:
+    if others := _other_settings(origin, settings):
         return {}, f"they were written with {', '.join(others)}"
     known = {(row["id"], row["prompt_sha256"]): row for row in read_rows(folder / f"{name}.jsonl")}
     return {
@@ -75,10 +74,15 @@ def _of_set(
     }, ""
 
 
-def shipped_count(name: str) -> int:
-    """Answers of a set."""
-    origin = package_folder() / f"{name}.json"
-    return int(json.loads(origin.read_text(encoding="utf-8"))["answers"]) if origin.is_file() else 0
+def _other_settings(origin: Mapping[str, Any], settings: Settings) -> list[str]:
+    return [f"{name} = {origin['settings'][name]}" for name in NAMES if origin["settings"][name] != settings[name]]
+
+
+def shipped_count(name: str, settings: Settings | None = None) -> int:
+    """Answers of a set; of those written with `settings` alone, if given."""
+    path = package_folder() / f"{name}.json"
+    origin: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"answers": 0}
+    return 0 if settings and path.is_file() and _other_settings(origin, settings) else int(origin["answers"])
 
 
 def read_rows(file: Traversable) -> list[dict[str, Any]]:

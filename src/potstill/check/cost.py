@@ -23,6 +23,8 @@ MOST_GFLOPS = 800.0
 """What counts of that rate: beyond it (AMX) memory decides, and a faster product brings nothing more."""
 WRITING_EFFICIENCY = 0.3
 """Share of the same rate that writing side by side reaches."""
+MAKING_UP_TOKENS = 38
+"""Of an answer, what a prompt that is made up takes to write (docs/log.md: 3,000 in 11 minutes, 22 tokens each)."""
 HEALING_SHARE = 1.3
 """Of reading by both models, what walking them layer by layer takes, the regression included."""
 TRAINING_SHARE = 1.35
@@ -61,13 +63,15 @@ def predict_minutes(job: Job, machine: Machine) -> dict[str, float]:
     looks = recipe.vocab.expectation_tokens + recipe.vocab.coverage_tokens
     # The student reads its text, and the products of its inputs with themselves cost as much again.
     moments = recipe.export.importance_tokens * exchanges * 4 * sizes.student
-    written = material.to_answer * material.answer * 2 * sizes.teacher
+    writing = 2 * sizes.teacher / (product_rate(machine) * WRITING_EFFICIENCY * 60)
+    training = recipe.distill.budget_minutes or recipe.distill.epochs * pass_minutes(job, machine)
     return {
-        "answers": written / (product_rate(machine) * WRITING_EFFICIENCY * 60),
+        "prompts": material.to_make_up * MAKING_UP_TOKENS * writing,
+        "answers": material.to_answer * material.answer * writing,
         "vocab": looks * 2 * (sizes.body * exchanges + sizes.head) / rate,
         "signals": reading_minutes(job, material.prompts, machine),
         "prune": calibration * 2 * (sizes.body + sizes.student) * HEALING_SHARE / rate,
-        "distill": recipe.distill.budget_minutes or recipe.distill.epochs * pass_minutes(job, machine),
+        "distill": training + (recipe.distill.adapter.minutes if recipe.distill.adapter.category else 0.0),
         "export": moments / rate + sizes.student * ROUNDING_SECONDS / 60,
         "evaluate": evaluation_minutes(recipe),
     }
@@ -134,5 +138,8 @@ def memory_megabytes(job: Job, dtype: str) -> dict[str, float]:
         "vocab": reading,
         "signals": reading,
         "prune": max(reading, LIBRARIES_MB + size * (teacher + student) + states),
-        "distill": LIBRARIES_MB + 18 * student + job.recipe.distill.batch_tokens * (0.9 + 0.15 * size),
+        "distill": LIBRARIES_MB
+        + 18 * student
+        + (size * teacher if job.recipe.distill.on_policy.share else 0)
+        + job.recipe.distill.batch_tokens * (0.9 + 0.15 * size),
     }

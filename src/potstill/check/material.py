@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from potstill.answers.shipped import MADE_UP_ANSWERS, shipped_count
+from potstill.answers.settings import Settings, settings_of
+from potstill.answers.shipped import GOLDEN_ANSWERS, MADE_UP_ANSWERS, shipped_count
 from potstill.models.catalogue import CATALOGUE
 from potstill.prompts import Prompt, golden
 from potstill.recipe import Recipe, SyntheticSection
@@ -36,6 +37,7 @@ class Material:
     Args:
         training: that train. held_out: that never do. to_answer: of both, what the teacher must answer itself.
         question: tokens of a prompt in its template. answer: tokens of an answer.
+        to_make_up: prompts that the teacher must make up.
     """
 
     training: int
@@ -43,6 +45,7 @@ class Material:
     to_answer: int
     question: float
     answer: float
+    to_make_up: int = 0
 
     @property
     def prompts(self) -> int:
@@ -70,6 +73,7 @@ def count_material(recipe: Recipe) -> Material:
         _to_answer(recipe, training + held_out, sum(lines.values())),
         PEOPLES.question + share * (MADE_UP.question - PEOPLES.question),
         PEOPLES.answer + share * (MADE_UP.answer - PEOPLES.answer),
+        max(0, made_up - _made_up(recipe)),
     )
 
 
@@ -81,12 +85,18 @@ def _to_answer(recipe: Recipe, prompts: int, own: int) -> int:
     """What this machine writes, not a server: the default teacher's answers to golden and made-up prompts ship."""
     if recipe.answers.server:
         return 0
-    if recipe.answers.fresh or recipe.teacher.model != CATALOGUE[0].name:
+    settings = settings_of(recipe.answers)
+    ours = shipped_count(GOLDEN_ANSWERS, settings) > 0 or not recipe.prompts.golden
+    if recipe.answers.fresh or recipe.teacher.model != CATALOGUE[0].name or not ours:
         return prompts
-    synthetic = recipe.prompts.synthetic
-    usual = SyntheticSection.model_validate({"count": synthetic.count})
-    ships = shipped_count(MADE_UP_ANSWERS) if synthetic == usual and recipe.seed == 0 else 0
-    return min(prompts, own + max(0, synthetic.count - ships))
+    return min(prompts, own + max(0, recipe.prompts.synthetic.count - _made_up(recipe, settings)))
+
+
+def _made_up(recipe: Recipe, settings: Settings | None = None) -> int:
+    """Made-up prompts that ship; with answers written with these settings, if given."""
+    usual = SyntheticSection.model_validate({"count": recipe.prompts.synthetic.count})
+    fits = recipe.teacher.model == CATALOGUE[0].name and recipe.prompts.synthetic == usual and recipe.seed == 0
+    return shipped_count(MADE_UP_ANSWERS, settings) if fits else 0
 
 
 def _lines(path: Path) -> int:

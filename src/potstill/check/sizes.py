@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from potstill.models.base import known_config
+from potstill.models.base import known_config, known_folder, same_tokens
 from potstill.models.catalogue import CATALOGUE, entry_named
 from potstill.prune.shape import StudentSpec, choose_shape, count_parameters
 from potstill.recipe import PruneSection, Recipe
@@ -71,13 +71,22 @@ def _student(recipe: Recipe, home: Path) -> tuple[int, str | None]:
     prune = recipe.prune
     base = _config(prune.base or recipe.teacher.model, home)
     if base is not None:
-        # A base of its own keeps all of its tokens.
-        tokens = base.vocab_size if prune.base else min(recipe.vocab.size, base.vocab_size)
+        tokens = base.vocab_size if _speaks_otherwise(recipe, base, home) else min(recipe.vocab.size, base.vocab_size)
         spec = choose_shape(base, tokens, prune)
         return count_parameters(base, spec), spec.describe()
     if prune.parameters is not None and not (prune.layers and prune.ffn):
         return prune.parameters, None
     return count_parameters(TEACHER, _guess(recipe)), None
+
+
+def _speaks_otherwise(recipe: Recipe, base: Any, home: Path) -> bool:
+    """Whether the student is cut from a model with a tokenizer of its own, all of which it keeps."""
+    if recipe.prune.base is None:
+        return False
+    folders = [known_folder(name, home) for name in (recipe.prune.base, recipe.teacher.model)]
+    if None in folders:
+        return str(base.model_type) != (_config(recipe.teacher.model, home) or TEACHER).model_type  # a guess
+    return not same_tokens(*filter(None, folders))
 
 
 def _guess(recipe: Recipe) -> StudentSpec:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from potstill.evaluate.scorecard import stretch
+
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]
 
@@ -56,14 +58,14 @@ def centre(runs: Floats, statistic: Statistic) -> float:
     return float(np.mean([statistic(run.sum(axis=0)) for run in runs]))
 
 
-def interval(value: float, drawn: Floats) -> Estimate:
-    """The value with a percentile interval of what was drawn.
+def interval(value: float, drawn: Floats, items: int) -> Estimate:
+    """The value with a percentile interval of what was drawn, stretched where it was drawn of few items.
 
-    Source: Efron 1979. Where every draw is the same, resampling knows nothing about what was not seen.
+    Sources: as `bootstrap`'s. Where every draw is the same, resampling knows nothing about what was not seen.
     """
     if np.ptp(drawn) == 0:
         return Estimate(value, None, None)
-    low, high = np.percentile(drawn, [2.5, 97.5])
+    low, high = value + (np.percentile(drawn, [2.5, 97.5]) - value) * stretch(items)
     return Estimate(value, float(low), float(high))
 
 
@@ -78,4 +80,5 @@ def compare_runs(
     draws = Draws(first.shape[1], resamples, seed)
     before, after = draws.values(first, statistic), draws.values(other, statistic)
     value = centre(other, statistic)
-    return interval(value, after), interval(value - centre(first, statistic), after - before)
+    items = first.shape[1]
+    return interval(value, after, items), interval(value - centre(first, statistic), after - before, items)

@@ -108,6 +108,7 @@ def _standing(key: str, entrants: Sequence[Entrant], resamples: int, seed: int) 
             value = interval(
                 centre(parts, statistic_of(key)),
                 Draws(len(shared), resamples, seed).values(parts, statistic_of(key)),
+                len(shared),
             )
             readings.append(Reading(_known(value, one, key, shared), None, False, "first" if one is first else "plain"))
         else:

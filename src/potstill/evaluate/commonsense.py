@@ -129,14 +129,16 @@ def choose(choices: Sequence[str], log_likelihoods: Sequence[float]) -> int | No
     return likeliest[0] if len(likeliest) == 1 else None
 
 
-def read_choice(text: str, question: Question) -> int | None:
-    """The choice that a written reply names, None where it names none or several.
+def read_choice(text: str, question: Question, ended: bool = True) -> int | None:
+    """The choice that a written reply names, None where it names none or several, or was cut while it listed them all.
 
     In this order, the first that applies: a letter that opens the reply, unless the reply goes on to list others;
     a letter said to be the answer ("答案是B", "选 C"); the only letter; without any letter, the only choice whose text
     occurs (a single character: on its own). Letters inside words, the article "a", and what is said not to be the
     answer don't count.
     """
+    if not ended and _begins_to_list(text, question.choices):
+        return None
     letters = LETTERS[: len(question.choices)]
     shapes = _shapes(letters)
     reply = shapes.negated.sub("", _masked(_plain(text), question.choices))
@@ -151,6 +153,13 @@ def read_choice(text: str, question: Question) -> int | None:
         return letters.index(said.pop()) if len(said) == 1 else None
     places = {ord(mark) - ord(FIRST_MARK) for mark in shapes.mark.findall(reply)}
     return places.pop() if len(places) == 1 else None
+
+
+def _begins_to_list(text: str, choices: Sequence[str]) -> bool:
+    """Whether a reply that was cut has said nothing but the beginning of the list that it was asked about."""
+    listed = "".join(f"{letter}{choice}" for letter, choice in zip(LETTERS, choices, strict=False))
+    said, whole = (re.sub(r"[\s.、:)]", "", _plain(one)) for one in (text, listed))
+    return len(said) > 1 and whole.startswith(said)
 
 
 FIRST_MARK = "\ue000"

@@ -47,7 +47,7 @@ def _weighed(exam: Exam, teacher: Sheet, student: Sheet) -> Iterator[dict[str, A
 
 def _letters(exam: Exam, teacher: Sheet, student: Sheet) -> Iterator[dict[str, Any]]:
     for question, taught, learnt in zip(exam.written, teacher.letters, student.letters, strict=True):
-        right, chosen = (read_choice(reply.text, question) for reply in (taught, learnt))
+        right, chosen = (read_choice(reply.text, question, reply.ended) for reply in (taught, learnt))
         if chosen != question.answer:
             yield _choice_row(question, "commonsense_written", right, chosen, taught.text, learnt.text)
 

@@ -84,7 +84,7 @@ def _choices(items: Items, model: str, exam: Exam, sheet: Sheet) -> None:
     ]
     _put(items, "commonsense.error", model, ((one.id, one.chosen != one.answer, 1) for one in weighed))
     pairs = zip(exam.written, sheet.letters, strict=True)
-    written = [(question, read_choice(reply.text, question)) for question, reply in pairs]
+    written = [(question, read_choice(reply.text, question, reply.ended)) for question, reply in pairs]
     wrong = ((question.id, chosen != question.answer, 1) for question, chosen in written)
     _put(items, "commonsense.error_written", model, wrong)
     _put(items, "commonsense.unreadable", model, ((question.id, chosen is None, 1) for question, chosen in written))

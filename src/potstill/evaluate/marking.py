@@ -80,7 +80,9 @@ def _mark_choices(card: Scorecard, name: str, exam: Exam, sheet: Sheet) -> None:
             add_commonsense(card, name, results, _suffix(kind))
     if exam.written:
         written = zip(sheet.letters, exam.written, strict=True)
-        add_written(card, name, [read_choice(reply.text, question) for reply, question in written], exam.written)
+        add_written(
+            card, name, [read_choice(reply.text, question, reply.ended) for reply, question in written], exam.written
+        )
 
 
 def _garbled(sheet: Sheet) -> Measure:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from potstill.evaluate.scorecard import Measure, Scorecard, fact, repeated
+from potstill.evaluate.scorecard import Measure, Scorecard, fact, repeated, unmeasured
 from potstill.machine import usable_cores
 from potstill.models.conversation import messages
 from potstill.models.engine import Threads
@@ -33,6 +33,7 @@ from potstill.progress import Progress
 from potstill.recipe import EvaluateSection
 
 LONG_CHARACTERS = 160
+GIVEN_UP = "given up: several times slower than the first"
 """A long question: with a tokenizer that knows no Chinese (three tokens a character), it still fits with its answer."""
 
 
@@ -133,7 +134,8 @@ def add_speed(card: Scorecard, files: Mapping[str, Path], result: SpeedResult) -
         for threads, rate in result.rates.get(name, []):
             spinning = "_active" if threads.waiting == "ACTIVE" else ""
             metric = f"speed.decode_tok_s.{threads.decode}_threads{spinning}"
-            card.add(metric, name, Measure(rate, 1, None, None, "tokens/s"))
+            trial = Measure(rate, 1, None, None, "tokens/s") if rate else unmeasured("tokens/s", GIVEN_UP)
+            card.add(metric, name, trial)
         add("speed.load_s", name, [run.load_s for run in runs], "s")
         for percent, metric in ((50, "gap_p50_ms"), (95, "gap_p95_ms"), (100, "gap_longest_ms")):
             add(f"stream.{metric}", name, [_gap(run, percent) for run in runs], "ms")

@@ -29,6 +29,7 @@ from potstill.models.lora import Lora, read_lora
 from potstill.models.mix import Mix
 from potstill.models.moments import second_moments
 from potstill.models.teacher import find_teacher, load_model, load_tokenizer
+from potstill.problem import Problem
 from potstill.recipe.product import CHOSEN, GUARD
 from potstill.run import Run, digest, read_json
 from potstill.signals.store import SignalStore
@@ -86,6 +87,10 @@ class StudentFiles:
             if given
             else common_symbols(tokenizer, self.examples, self.section.guard_most)
         )
+        if not rows:
+            raise Problem(
+                "no training answer holds a symbol that a guard could guard", "Take -guard out of export.types."
+            )
         write_tokens(self.folder / TOKENS_FILE, tokenizer, rows)
         return rows
 

@@ -59,7 +59,7 @@ def fit(run: Run, limits: Limits, wishes: Wishes) -> Finding:
         material, tokenizer, kind = find_material(run, wishes.kind, folder / "tokenizer")
         candidates = span(material, limits.size_mb, wishes.most)
         notebook = Notebook(folder / "measured.jsonl")
-        clock = Clock(kind, _questions(run), run.recipe.evaluate, notebook)
+        clock = Clock(material.quantisation, _questions(run), run.recipe.evaluate, notebook)
         timed = clock.time_all(candidates, RandomFiles(folder / "files", material, tokenizer), run.progress)
         fitting = [one.candidate for one in timed if not limits.misses(one.reached())]
         qualities: dict[Candidate, Quality] = {}

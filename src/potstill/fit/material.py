@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from potstill import pipeline
 from potstill.fit.candidates import Material
 from potstill.models.base import find_base, read_config
 from potstill.models.checkpoint import TOKENIZER_FILES
@@ -48,9 +49,9 @@ def _mix(recipe: Recipe, kind: str) -> str | Mix:
 
 
 def _vocabulary(run: Run, base: Path, folder: Path) -> tuple[Path, VocabMap | None]:
-    """The run's own; where it has none, as many of the teacher's first tokens: speed hardly depends on which."""
+    """The run's own; where it has none, or another recipe's, the teacher's first: speed hardly depends on which."""
     made, kept = run.folder / "vocab", run.folder / "vocab" / "vocab_map.safetensors"
-    if made.is_dir():
+    if made.is_dir() and run.fingerprint("vocab") == pipeline.fingerprints(run)["vocab"]:
         return made, VocabMap.load(kept) if kept.exists() else None
     teacher = find_teacher(run.recipe.teacher.model, run.home, run.progress).checkpoint
     if foreign_base(run, teacher) is not None:

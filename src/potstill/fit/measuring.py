@@ -18,9 +18,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from potstill.fit.candidates import Candidate, Material
-from potstill.machine import usable_cores
+from potstill.machine import processor_name, usable_cores
 from potstill.models.conversation import messages
 from potstill.models.engine import Threads
+from potstill.models.mix import Mix
 from potstill.models.speed import SpeedSample, candidate_threads, fastest, is_idle, measure, sample_from, trial_rates
 from potstill.notebook import Notebook
 from potstill.progress import Progress, Silent, Task
@@ -116,10 +117,10 @@ class Clock:
     """How candidates are timed: the same questions, tokens and rounds for all.
 
     Args:
-        kind: the number format, as results are kept by it.
+        quantisation: the number format, as results are kept by it.
     """
 
-    kind: str
+    quantisation: str | Mix
     questions: Sequence[str]
     section: EvaluateSection
     notebook: Notebook
@@ -178,8 +179,9 @@ class Clock:
     def _key(self, candidate: Candidate, what: str) -> str:
         """By shape and settings: another machine, type, vocabulary or other questions are measured anew."""
         section = self.section
-        asked = [*self.questions, section.new_tokens, section.context, describe_machine()]
-        return f"{candidate.name}, {what}, {digest([asdict(candidate.spec), self.kind, asked])}"
+        machine = [describe_machine(), processor_name()]
+        asked = [*self.questions, section.new_tokens, section.context, *machine]
+        return f"{candidate.name}, {what}, {digest([asdict(candidate.spec), str(self.quantisation), asked])}"
 
 
 def _timed(candidate: Candidate, threads: Threads, samples: Sequence[SpeedSample], size_mb: float) -> Timed:

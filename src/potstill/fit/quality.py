@@ -49,30 +49,35 @@ class Healer:
 
     def heal_all(self, candidates: Sequence[Candidate], folder: Path, progress: Progress) -> list[Quality]:
         """Every candidate's quality; each is kept as it comes. `folder` is for what lies there in between."""
-        asked = [pipeline.fingerprints(self.run)["signals"], self.run.recipe.prune, self.heal_tokens, self.answers]
-        stamp = digest(asked)
         found = []
         with progress.task("healed and compared", len(candidates), "shapes") as task:
             for candidate in candidates:
                 task.describe(candidate.name)
+                wanted = self._wanted(candidate)
+                stamp = digest([pipeline.fingerprints(wanted)["prune"], self.answers])
                 key = f"{candidate.name}, healed, {stamp}"
                 if key not in self.notebook:
-                    self.notebook.put(key, self._heal(candidate, folder))
+                    self.notebook.put(key, self._heal(wanted, folder))
+                    task.advance()
+                else:
+                    task.resume(1)
                 found.append(self._quality(self.notebook[key]))
-                task.advance()
         return found
 
-    def _heal(self, candidate: Candidate, folder: Path) -> dict[str, Any]:
-        """What the stage `prune` makes of the shape, answer by answer."""
+    def _wanted(self, candidate: Candidate) -> Run:
+        """The run, if it were to cut this shape."""
         spec, recipe = candidate.spec, self.run.recipe
-        wanted = {"layers": spec.layers, "ffn": spec.ffn, "hidden": spec.hidden}
-        fewer = {"calibration_tokens": min(self.heal_tokens, recipe.prune.calibration_tokens)}
-        section = recipe.prune.model_copy(update=wanted | fewer)
-        quiet = replace(self.run, recipe=recipe.model_copy(update={"prune": section}), progress=Silent())
+        fewer = min(self.heal_tokens, recipe.prune.calibration_tokens)
+        shape = {"layers": spec.layers, "ffn": spec.ffn, "hidden": spec.hidden, "calibration_tokens": fewer}
+        section = recipe.prune.model_copy(update=shape)
+        return replace(self.run, recipe=recipe.model_copy(update={"prune": section}), progress=Silent())
+
+    def _heal(self, wanted: Run, folder: Path) -> dict[str, Any]:
+        """What the stage `prune` makes of the shape, answer by answer."""
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         try:
-            prune(quiet, folder)
+            prune(wanted, folder)
             store = SignalStore(self.run.stage("signals"), "held-out")
             chosen = spread_over(store, self.answers)
             with Silent().task("", len(chosen), "") as task:

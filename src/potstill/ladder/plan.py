@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from potstill.models.base import find_base, read_config
+from potstill.models.base import find_base, read_config, same_tokens
 from potstill.progress import Progress
 from potstill.prune.depth import sensible_layers
 from potstill.prune.shape import ROW, choose_shape
@@ -44,24 +44,28 @@ def plan(
 
     Raises: Problem where a size is out of reach of the model it is cut from.
     """
-    config = read_config(find_base(recipe.prune.base or recipe.teacher.model, home, progress))
+    teacher = find_base(recipe.teacher.model, home, progress)
+    base = find_base(recipe.prune.base, home, progress) if recipe.prune.base else teacher
+    config, foreign = read_config(base), base != teacher and not same_tokens(base, teacher)
+    tokens = config.vocab_size if foreign else min(recipe.vocab.size, config.vocab_size)
     each = minutes / len(sizes) if minutes is not None else None
     rungs = []
     for size in sizes:
         name = f"{size / 1e6:g}M"
-        wanted = with_options(sized(recipe, config, size), each, False)
+        wanted = with_options(sized(recipe, config, tokens, size), each, False)
         wanted = wanted.model_copy(update={"name": f"{recipe.name}-{name}"})
         rungs.append(Rung(name, Run(folder / name, wanted, home, progress)))
     return rungs
 
 
-def sized(recipe: Recipe, config: PreTrainedConfig, parameters: int) -> Recipe:
+def sized(recipe: Recipe, config: PreTrainedConfig, tokens: int, parameters: int) -> Recipe:
     """The recipe for another size: layers by `sensible_layers`, the feed-forward as wide as is left.
+
+    Args:
+        config: of the model the student is cut from. tokens: that the student will have.
 
     Raises: Problem where no shape has so many parameters.
     """
-    # A base of its own may bring a tokenizer of its own; then all of it stays.
-    tokens = config.vocab_size if recipe.prune.base else min(recipe.vocab.size, config.vocab_size)
     least = recipe.prune.model_copy(update={"layers": 1, "ffn": ROW})
     layers = sensible_layers(config, choose_shape(config, tokens, least), parameters)
     section = recipe.prune.model_copy(update={"layers": layers, "ffn": None, "parameters": parameters})

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.models.batch_writing import Written, batches, write_together
-from potstill.models.conversation import conversation_ids, text_ids
+from potstill.models.conversation import conversation_ids, end_of_turn, text_ids
 from potstill.models.engine import Messages, Reply, Sampling, derive_seed
 
 REPLACEMENT = "\ufffd"
@@ -32,7 +32,7 @@ class BulkWriter:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Take a model on; its turns end where those of its tokenizer do."""
         self.model, self.tokenizer = model, tokenizer
-        ends = (tokenizer.eos_token_id, tokenizer.pad_token_id)
+        ends = (end_of_turn(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id)
         self._ends = {end for end in ends if isinstance(end, int)}
         self._holding: dict[tuple[str, ...], set[int]] = {}
 

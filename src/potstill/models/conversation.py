@@ -36,8 +36,22 @@ def templated(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]
 
 def answer_ids(tokenizer: PreTrainedTokenizerBase, answer: str, ended: bool) -> list[int]:
     """Ids of the answer; with the end-of-turn token where the answer ended by itself."""
-    end = [tokenizer.eos_token_id] if ended and isinstance(tokenizer.eos_token_id, int) else []
-    return text_ids(tokenizer, answer) + end
+    end = end_of_turn(tokenizer) if ended else None
+    return text_ids(tokenizer, answer) + ([] if end is None else [end])
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The special token that the chat template writes after an answer; else the tokenizer's own end, if it has one.
+
+    Phi-3 ends a text and a turn with different tokens, and it is the turn that a chat waits for.
+    """
+    said = "0"
+    conversation = [*messages("?"), {"role": "assistant", "content": said}]
+    after = str(tokenizer.apply_chat_template(conversation, tokenize=False)).rpartition(said)[2]
+    specials = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    ends = [index for index in text_ids(tokenizer, after) if index in specials]
+    own = tokenizer.eos_token_id
+    return ends[0] if ends else own if isinstance(own, int) else None
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

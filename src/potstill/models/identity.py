@@ -42,8 +42,9 @@ def file_hash(file: Path, home: Path | None) -> str:
         return str(entry["sha256"])
     digest = sha256_of(file)
     if book:
-        kept = {name: value for name, value in known.items() if Path(name).exists()}
         with suppress(OSError):  # a home that can't be written to only costs time
+            # os.path's, for pathlib's raises where another user's folder is closed.
+            kept = {name: value for name, value in known.items() if os.path.exists(name)}
             write_object(book, {**kept, str(file.resolve()): {"stamp": stamp, "sha256": digest}})
     return digest
 

@@ -16,6 +16,8 @@ from typing import Literal
 from potstill.progress import Task
 from potstill.prompts.prompt import GOLDEN, Prompt, is_made_up
 
+WHOLE = 0.999
+"""Who asks for exact duplicates alone (a threshold of 1) does not want what is kept away read in full all the same."""
 HELD_OUT = "held-out prompts"
 
 
@@ -49,7 +51,7 @@ def sift(
 
     away = [(name, text) for name, texts in kept_away.items() for text in texts]
     ranks = GramRanks([prompt.text for prompt in prompts] + [text for _, text in away])
-    guard, stayed = OverlapIndex(threshold, ranks.uses), OverlapIndex(threshold, ranks.uses)
+    guard, stayed = OverlapIndex(min(threshold, WHOLE), ranks.uses), OverlapIndex(threshold, ranks.uses)
     exact: dict[str, str] = {}
     for name, text in away:
         guard.add(name, ranks.of(text))

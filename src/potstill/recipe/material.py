@@ -63,7 +63,13 @@ class AnswersSection(Section):
     top_k: int = Field(20, ge=1, description="Sample from this many tokens at most.")
     repeat_penalty: float = Field(1.1, ge=1.0, le=2.0, description="Divides the logits of repeated tokens.")
     max_tokens: int = Field(320, ge=8, le=4096, description="Longest answer, in teacher tokens.")
-    context: int = Field(768, ge=128, le=32768, description="Prompt and answer together, in teacher tokens.")
+    context: int = Field(
+        768,
+        ge=128,
+        le=32768,
+        description="Prompt and answer together, in teacher tokens. Written side by side, an answer may be max_tokens "
+        "long however long its prompt is.",
+    )
     writer: Literal["fastest", "together", "slots"] = Field(
         "fastest",
         description="together: up to 256 answers side by side in PyTorch, several times as fast. slots: llama.cpp. "

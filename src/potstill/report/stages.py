@@ -70,6 +70,9 @@ PARTS = {
     "layers": Words("layers", "层数"),
     "ffn": Words("neurons a layer", "每层神经元"),
     "hidden": Words("width", "宽度"),
+    "heads": Words("attention heads", "注意力头"),
+    "kv_heads": Words("key-value heads", "键值头"),
+    "head": Words("width of a head", "每头宽度"),
     "vocabulary": Words("tokens", "词元"),
     "tied": Words("tied embedding", "共享词嵌入"),
 }
@@ -113,6 +116,7 @@ LABELS: dict[str, tuple[Words, str]] = {
     "signals.megabytes": (Words("size", "大小"), "megabytes"),
     "signals.tokens_per_second": (Words("rate", "速率"), "tokens/s"),
     "prune.parameters": (Words("parameters", "参数量"), "parameters"),
+    "prune.cut": (Words("of the body cut away", "主体剪去的比例"), "share"),
     "prune.spec": (Words("shape", "形状"), ""),
     "prune.kept_layers": (Words("kept layers", "保留的层"), ""),
     "prune.calibration_tokens": (Words("calibration tokens", "校准词元"), "count"),

@@ -130,6 +130,9 @@ class ChatRequest(CommonRequest):
     """Body of `/v1/chat/completions`."""
 
     messages: list[Message] = Field(min_length=1, max_length=MOST_MESSAGES)
+    room: float | None = Field(
+        None, ge=0, lt=1, description="Not OpenAI's; refuse what leaves less than this share of the context."
+    )
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
@@ -145,7 +148,8 @@ class ChatRequest(CommonRequest):
     def order(self, longest: int) -> Order:
         """As the pool takes it."""
         wishes = self.wishes((self.top_logprobs or 0) if self.logprobs else None)
-        return Order(self.model, [message.plain() for message in self.messages], self.sampling(longest), wishes)
+        conversation = [message.plain() for message in self.messages]
+        return Order(self.model, conversation, self.sampling(longest), wishes, self.room or 0.0)
 
 
 class CompletionRequest(CommonRequest):

@@ -47,6 +47,8 @@ class Order:
     """A conversation, or a plain text to be written on."""
     sampling: Sampling
     wishes: Wishes = NOTHING_MORE
+    room: float = 0.0
+    """Share of the context, below 1, that must be left for the answer: a little of it is no answer."""
 
 
 class CutOff(Exception):
@@ -272,8 +274,9 @@ class Pool:
             raise ApiError(400, f"The model's template refuses this: {refused}", param=param) from None
         if not ids:
             raise ApiError(400, "The prompt is empty.", param=param, code="invalid_value")
-        if len(ids) >= engine.context:
-            message = f"The prompt is {len(ids)} tokens long; this model takes at most {engine.context - 1} here."
+        most = engine.context - max(1, int(engine.context * order.room))
+        if len(ids) > most:
+            message = f"The prompt is {len(ids)} tokens long; this model takes at most {most} here."
             raise ApiError(400, message, param=param, code="context_length_exceeded")
         return ids
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from potstill.answers import Answer
-from potstill.models.base import find_base, read_config
+from potstill.models.base import find_base, read_config, same_tokens
 from potstill.models.checkpoint import TOKENIZER_FILES
 from potstill.models.teacher import Teacher, load_tokenizer
 from potstill.problem import Problem
 from potstill.recipe import BindingSection
-from potstill.run import Run, read_json, write_json
+from potstill.run import Run, write_json
 from potstill.texts import passages
 from potstill.vocab.binding import (
     EXACT,
@@ -49,12 +49,7 @@ def foreign_base(run: Run, teacher: Path) -> Path | None:
     if run.recipe.prune.base is None:
         return None
     base = find_base(run.recipe.prune.base, run.home, run.progress)
-    return None if _tokens(base) == _tokens(teacher) else base
-
-
-def _tokens(folder: Path) -> object:
-    described = read_json(folder / "tokenizer.json")
-    return described["model"].get("vocab"), sorted(token["content"] for token in described["added_tokens"])
+    return None if same_tokens(base, teacher) else base
 
 
 def bind_vocabulary(

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from potstill.answers import Answer
-from potstill.models.conversation import question_ids
+from potstill.models.conversation import end_of_turn, question_ids
 from potstill.models.examples import Example
+from potstill.problem import Problem
 from potstill.vocab.alignment import align
-from potstill.vocab.pieces import Piece, continuing_ids, end_of_turn, pieces_of
+from potstill.vocab.pieces import Piece, continuing_ids, pieces_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,7 +40,12 @@ class Speaker:
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, size: int | None = None) -> Speaker:
         """Spell a tokenizer; `size` where its model has more ids than it has tokens."""
-        return cls(tokenizer, pieces_of(tokenizer, size), end_of_turn(tokenizer))
+        end = end_of_turn(tokenizer)
+        if end is None:
+            raise Problem(
+                f"{tokenizer.name_or_path}: no token ends an answer", "Choose the instruct version of the model."
+            )
+        return cls(tokenizer, pieces_of(tokenizer, size), end)
 
     def cut(self, text: str) -> list[Piece]:
         """The pieces of a text."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers.pre_tokenizers import ByteLevel
 
-from potstill.models.conversation import messages, text_ids
+from potstill.models.conversation import end_of_turn, text_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,21 +45,9 @@ def pieces_of(tokenizer: PreTrainedTokenizerBase, size: int | None = None) -> li
         pieces[index] = spelled(token)
     for added in described["added_tokens"]:
         pieces[added["id"]] = added["content"] if added["special"] else added["content"].encode()
-    pieces[end_of_turn(tokenizer)] = END
+    if (end := end_of_turn(tokenizer)) is not None:
+        pieces[end] = END
     return pieces
-
-
-def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The special token that the chat template writes after an answer; the tokenizer's own end where it writes none.
-
-    Phi-3 ends a text and a turn with different tokens, and it is the turn that a chat waits for.
-    """
-    said = "0"
-    conversation = [*messages("?"), {"role": "assistant", "content": said}]
-    after = str(tokenizer.apply_chat_template(conversation, tokenize=False)).rpartition(said)[2]
-    specials = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    ends = [index for index in text_ids(tokenizer, after) if index in specials]
-    return int(ends[0] if ends else tokenizer.eos_token_id)
 
 
 def continuing_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -246,6 +246,39 @@ def test_a_server_that_is_gone_is_named_and_can_be_tried_again(site: Site) -> No
     assert answers(page).count() == 1
 
 
+def test_an_answer_stays_where_nothing_takes_its_place(site: Site) -> None:
+    page = site.open()
+    ask(page, "Hello?")
+    finished(page)
+    page.route("**/v1/chat/completions", lambda route: route.abort())
+    page.get_by_role("button", name="Answer again").click()
+    expect(page.get_by_role("alert")).to_contain_text("The server does not answer.")
+    expect(finished(page).locator(".prose")).to_have_text("You asked: Hello?")
+    page.reload()
+    expect(finished(page).locator(".prose")).to_have_text("You asked: Hello?")
+
+
+def test_the_list_keeps_the_focus_and_the_click(site: Site) -> None:
+    page = site.open()
+    ask(page, "One?")
+    finished(page)
+    page.get_by_role("button", name="New conversation").click()
+    site.pool.scripts["student"] = lambda asked: "word " * 400
+    site.pool.pause_s = 0.05
+    ask(page, "Two?")
+    expect(answers(page).locator(".prose")).to_contain_text("word word")
+    titles = page.locator("#conversations button")
+    titles.nth(1).focus()
+    site.pool.pause_s = 0.0
+    finished(page)
+    expect(titles.nth(1)).to_be_focused()
+    page.get_by_label("Title of this conversation").fill("Words")
+    titles.nth(1).click()
+    expect(page.locator(".said")).to_have_text("One?")
+    expect(titles).to_have_text(["Words", "One?"])
+    expect(titles.nth(1)).to_have_attribute("aria-current", "page")
+
+
 def test_the_key_is_asked_for_once(site: Site) -> None:
     site.serve(api_key="correct horse battery")
     page = site.open()

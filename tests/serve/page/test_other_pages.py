@@ -101,6 +101,20 @@ def test_ratings_are_locked_until_both_answers_are_complete(site: Site) -> None:
     expect(page.locator("#question")).to_have_text("Question 1?")
 
 
+def test_a_change_of_language_keeps_what_was_chosen_and_chooses_nothing_next(site: Site) -> None:
+    rating_site(site)
+    rater = site.open(make_link(site.open("/operate"), "Anna").removeprefix(site.address))
+    expect(rater.locator("#hint")).to_have_text("Both answers are complete.")
+    for name, value in (("a", "5"), ("b", "2"), ("better", "a")):
+        rater.locator(f"input[name={name}][value='{value}']").check()
+    rater.get_by_role("button", name="中文").click()
+    expect(rater.locator("#ballot input:checked")).to_have_count(3)
+    rater.locator("#next").click()
+    expect(rater.locator("#question")).to_have_text("Question 2?")
+    expect(rater.locator("#ballot input:checked")).to_have_count(0)
+    expect(rater.locator("#next")).to_be_disabled()
+
+
 def test_a_turn_rated_in_another_tab_is_not_rated_twice(site: Site) -> None:
     rating_site(site)
     link = make_link(site.open("/operate"), "Anna").removeprefix(site.address)

@@ -7,6 +7,7 @@
 import { recall, remember } from "./memory.js";
 
 const TRIES = 6;
+const ROOM = 0.25; // of the context, for the answer; as in `potstill chat`
 const LONGEST_PAUSE = 30;
 
 /** What went wrong. kind: busy, key, too-long, unreachable, broken, other. */
@@ -70,8 +71,8 @@ export async function* readEvents(response) {
 }
 
 /** One answer. Returns: why it ended and, where the server says so, its tokens a second. */
-export async function streamAnswer({ model, messages, signal, onPiece }) {
-  const body = { model, messages, stream: true, stream_options: { include_usage: true }, seed: randomSeed() };
+async function streamAnswer({ model, messages, room, signal, onPiece }) {
+  const body = { model, messages, room, stream: true, stream_options: { include_usage: true }, seed: randomSeed() };
   const response = await request("/v1/chat/completions", { method: "POST", body, signal });
   const result = { finish: null, speed: null };
   for await (const event of readEvents(response)) {
@@ -86,7 +87,7 @@ export async function streamAnswer({ model, messages, signal, onPiece }) {
   throw new ServerError("broken");
 }
 
-/** As `streamAnswer`; waits where the server is busy, and leaves out the oldest turns where they don't fit.
+/** As `streamAnswer`; waits where the server is busy, and leaves out the oldest turns where they leave too little room.
 
    onBusy(seconds) is called once a second of waiting; onDropped() whenever a turn is left out. */
 export async function streamPatiently({ messages, onBusy, onDropped, ...rest }) {
@@ -94,7 +95,7 @@ export async function streamPatiently({ messages, onBusy, onDropped, ...rest }) 
   let asked = messages;
   for (;;) {
     try {
-      return await streamAnswer({ messages: asked, ...rest });
+      return await streamAnswer({ messages: asked, room: asked.length > 2 ? ROOM : 0, ...rest });
     } catch (error) {
       if (error.kind === "too-long" && asked.length > 2) {
         asked = asked.slice(2);

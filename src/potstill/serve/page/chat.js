@@ -18,6 +18,7 @@ import { examples, onLanguage, startWords, word } from "./words.js";
 
 const NEAR_END = 90;
 const running = new Map(); // id of a conversation → {controller, view, node}
+const rows = new Map(); // id of a conversation → its place in the list
 let conversations = readConversations();
 let current = conversations.find((one) => one.id === location.hash.slice(1)) ?? newConversation();
 
@@ -50,7 +51,8 @@ function begin(text) {
   history.pushState(null, "", `#${current.id}`);
 }
 
-async function answer(conversation) {
+/* `earlier` is the answer that the new one takes the place of, unless nothing comes of it. */
+async function answer(conversation, earlier = null) {
   const messages = messagesOf(conversation.turns);
   const turn = { role: "assistant", text: "", model: model.value, finish: null };
   const controller = new AbortController();
@@ -62,6 +64,10 @@ async function answer(conversation) {
   toEnd(true);
   await finish(conversation, turn, view, messages, controller.signal);
   running.delete(conversation.id);
+  if (earlier && turn.finish === "cut" && !turn.text) {
+    conversation.turns[conversation.turns.indexOf(turn)] = earlier;
+    if (conversation === current) show();
+  }
   if (conversations.includes(conversation)) keep(conversation);
   if (conversation === current) dress(view);
   refresh();
@@ -108,9 +114,9 @@ async function complain(conversation, error) {
 /* The last question once more; an answer that is there already makes room. */
 function again() {
   if (running.has(current.id)) return;
-  if (current.turns.at(-1)?.role === "assistant") current.turns.pop();
+  const earlier = current.turns.at(-1)?.role === "assistant" ? current.turns.pop() : null;
   if (current.turns.at(-1)?.role !== "user") return;
-  answer(current);
+  answer(current, earlier);
   question.focus();
 }
 
@@ -148,10 +154,29 @@ function refresh() {
   if (!busy && document.activeElement === find("stop")) question.focus();
   find("stop").hidden = !busy;
   find("delete-all").disabled = !conversations.length;
-  const rows = conversations.map((one) =>
-    make("li", {}, make("button", { type: "button", "aria-current": one === current && "page", onclick: () => open(one) }, one.title)),
-  );
-  find("conversations").replaceChildren(...(rows.length ? rows : [make("li", { class: "small quiet side-note" }, word("chat.empty"))]));
+  list();
+}
+
+/* Rows stay where they are as far as they can: one that is taken out loses the focus, or the click it is about to get. */
+function list() {
+  const place = find("conversations");
+  const focused = document.activeElement;
+  const nodes = conversations.map(rowOf);
+  if (!nodes.length) nodes.push(make("li", { class: "small quiet side-note" }, word("chat.empty")));
+  nodes.forEach((node, index) => place.children[index] === node || place.insertBefore(node, place.children[index] ?? null));
+  while (place.children.length > nodes.length) place.lastElementChild.remove();
+  if (place.contains(focused)) focused.focus();
+}
+
+function rowOf(one) {
+  const row = rows.get(one.id) ?? make("li", {}, make("button", { type: "button" }));
+  rows.set(one.id, row);
+  const button = row.firstElementChild;
+  button.textContent = one.title;
+  button.onclick = () => open(one);
+  if (one === current) button.setAttribute("aria-current", "page");
+  else button.removeAttribute("aria-current");
+  return row;
 }
 
 function questionNode(turn) {

@@ -117,8 +117,11 @@ function showProgress() {
 
 function showChoices() {
   const before = new FormData(find("ballot"));
-  const pick = (name, value, text, label) =>
-    make("label", { class: "pick" }, make("input", { type: "radio", name, value, checked: before.get(name) === value, "aria-label": label }), text);
+  const pick = (name, value, text, label) => {
+    const input = make("input", { type: "radio", name, value, "aria-label": label });
+    input.checked = before.get(name) === value; // no attribute: the next question's reset would come back to it
+    return make("label", { class: "pick" }, input, text);
+  };
   for (const side of SIDES) {
     find(`long-${side}`).textContent = word("rate.answer", { side: side.toUpperCase() });
     const label = (score) => ({ 1: word("rate.low"), 5: word("rate.high") })[score] ?? String(score);
