@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from potstill.problem import Problem, install
+from potstill.problem import Problem, in_one_line, install
 
 LOCAL, RAY = "local", "ray"
 
@@ -139,9 +139,8 @@ def _cluster() -> Iterator[Any]:
         try:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-            first_line = str(error).strip().partition("\n")[0]
             raise Problem(
-                f"no Ray cluster can be reached ({first_line})", "Check RAY_ADDRESS and `ray status`."
+                f"no Ray cluster can be reached ({in_one_line(error)})", "Check RAY_ADDRESS and `ray status`."
             ) from None
     try:
         yield ray

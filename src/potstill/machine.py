@@ -20,6 +20,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from potstill.problem import Problem
+
 if TYPE_CHECKING:
     import torch
 
@@ -176,6 +178,18 @@ def disk_free_mb(folder: Path) -> float:
     while not there.exists():
         there = there.parent
     return shutil.disk_usage(there).free / 1e6
+
+
+def require_space(
+    folder: Path, needed: int, purpose: str, elsewhere: str = "set POTSTILL_HOME to another disk"
+) -> None:
+    """Raises: Problem unless the disk that `folder` is on, or would be created on, has `needed` bytes left."""
+    free = disk_free_mb(folder)
+    if free < needed / 1e6:
+        raise Problem(
+            f"{purpose} needs {needed / 1e6:,.0f} MB, the disk of {folder} has {free:,.0f} MB left",
+            f"Make room, or {elsewhere}.",
+        )
 
 
 def folder_bytes(folder: Path) -> int:

@@ -38,6 +38,11 @@ def install(extra: str) -> str:
     return f"In potstill's own folder: {sys.executable} -m pip install -e '.[{extra}]'"
 
 
+def in_one_line(error: Exception) -> str:
+    """What an error says first, for the middle of a sentence."""
+    return (str(error).strip().partition("\n")[0] or type(error).__name__)[:200]
+
+
 def what_the_system_refused(error: Exception) -> Problem | None:
     """What a full disk, a folder without rights or too little memory made some library raise; None: a mistake of ours.
 

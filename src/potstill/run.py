@@ -231,7 +231,7 @@ def content_of(folder: Path) -> str:
     """A short hash of what a stage has made: the same where it was made anew and came out the same."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name not in (*_MARKS, *_TOLD):
+        if path.is_file() and not path.name.startswith(".") and path.name not in _TOLD:
             with path.open("rb") as file:
                 found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
     return digest(found)

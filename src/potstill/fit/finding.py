@@ -15,6 +15,7 @@ from potstill.evaluate.scorecard import Measure
 from potstill.fit.limits import Limits, explain, told
 from potstill.fit.measuring import Spread, Timed
 from potstill.fit.quality import Quality
+from potstill.report.words import Table, with_ends
 
 PROPOSED = 3
 
@@ -89,7 +90,7 @@ class Finding:
         """Which limit excludes how many candidates, and by how much at least."""
         return explain(self.limits, [one.timed.reached() for one in self.fitted])
 
-    def table(self) -> tuple[str, list[str], list[list[str]]]:
+    def table(self) -> Table:
         """Title, columns, rows: the proposals first, then all others, largest first."""
         others = [one for one in self.fitted if one not in self.proposals]
         rounds = max(one.timed.rounds for one in self.fitted)
@@ -134,13 +135,10 @@ def _headline(one: Fitted) -> str:
 
 
 def _spread(spread: Spread) -> str:
-    return f"{spread.value:.3g} [{spread.low:.3g}–{spread.high:.3g}]"
+    return with_ends(spread.value, spread.low, spread.high)
 
 
 def _measure(measure: Measure, scale: float) -> str:
     if measure.value is None:
         return measure.note or "not measured"
-    text = f"{scale * measure.value:.3g}"
-    if measure.low is None or measure.high is None:
-        return text
-    return f"{text} [{scale * measure.low:.3g}–{scale * measure.high:.3g}]"
+    return with_ends(measure.value, measure.low, measure.high, scale=scale)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from potstill import pipeline
 from potstill.fit.candidates import Material
-from potstill.models.base import find_base, read_config
+from potstill.models.architecture import read_config
+from potstill.models.base import find_base
 from potstill.models.checkpoint import TOKENIZER_FILES
 from potstill.models.mix import Mix
 from potstill.models.teacher import find_teacher

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from potstill.models.base import find_base, read_config, same_tokens
+from potstill.models.architecture import read_config
+from potstill.models.base import find_base, same_tokens
 from potstill.progress import Progress
 from potstill.prune.depth import sensible_layers
 from potstill.prune.shape import ROW, choose_shape

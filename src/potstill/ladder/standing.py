@@ -14,6 +14,7 @@ from typing import Any
 
 from potstill.evaluate.scorecard import Measure, read_measures
 from potstill.ladder.plan import Rung
+from potstill.report.words import DASH, Table, plain, with_ends
 from potstill.run import read_json
 
 METRICS = (
@@ -103,7 +104,7 @@ class Family:
                     column[member.name] = asdict(row[STUDENT])
         return card
 
-    def table(self) -> tuple[str, list[str], list[list[str]]]:
+    def table(self) -> Table:
         """Title, columns, a row a size."""
         columns = ["size", "layers × ffn", "MB", "tokens/s", "× teacher", "first token, ms"]
         columns += ["KL, nats [95 %]", "top-1, % [95 %]", "answers", "code runs, %", "trained, min"]
@@ -134,13 +135,10 @@ def _row(member: Member) -> list[str]:
 
 
 def _number(value: float | None, scale: float = 1.0) -> str:
-    return "–" if value is None else f"{scale * value:.3g}" if abs(scale * value) < 1000 else f"{scale * value:.0f}"
+    return DASH if value is None else plain(scale * value)
 
 
 def _interval(measure: Measure | None, scale: float) -> str:
     if measure is None or measure.value is None:
-        return "–"
-    text = _number(measure.value, scale)
-    if measure.low is None or measure.high is None:
-        return text
-    return f"{text} [{_number(measure.low, scale)}–{_number(measure.high, scale)}]"
+        return DASH
+    return with_ends(measure.value, measure.low, measure.high, scale=scale)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from potstill.problem import Problem
+from potstill.problem import Problem, in_one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -48,6 +49,21 @@ _NORMED = (*_SPLIT, "self_attn.q_norm", "self_attn.k_norm")
 _FUSED = ("self_attn.qkv_proj", "mlp.gate_up_proj")
 _OWN_MODULES = {"qwen2": _SPLIT, "llama": _SPLIT, "qwen3": _NORMED, "phi3": _FUSED}
 _SHARED_MODULES = ("self_attn.o_proj", "mlp.down_proj", "input_layernorm", "post_attention_layernorm")
+
+
+def read_config(checkpoint: Path) -> PreTrainedConfig:
+    """A checkpoint's configuration. Raises: Problem where it is missing, damaged or of a family not known here."""
+    path = checkpoint / "config.json"
+    if not path.is_file():
+        raise Problem(f"{path} is not there", "Give the folder of a Transformers checkpoint.")
+    from transformers import AutoConfig
+
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(checkpoint, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise Problem(f"{path} can't be read ({in_one_line(error)})", "Save the model again.") from error
+    family_of(config)
+    return config
 
 
 def family_of(config: PreTrainedConfig) -> str:

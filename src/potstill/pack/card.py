@@ -20,7 +20,7 @@ from potstill.report.metrics import Metric, metric_named
 from potstill.report.names import QUANTISED, model_named
 from potstill.report.scorecard import Reading, readings
 from potstill.report.verdict import ruling
-from potstill.report.words import DASH, Words, millions, number, quantity, same
+from potstill.report.words import DASH, Words, in_brackets, interval, millions, quantity, same
 
 STUDENT, TEACHER = "student", "teacher"
 MORE_ROWS = ("fidelity.kl",)
@@ -112,9 +112,7 @@ def cell(reading: Reading | None) -> Words:
     words = quantity(reading.value, reading.unit)
     if reading.value is None:
         return words
-    if reading.low is not None and reading.high is not None:
-        ends = number(reading.low, reading.unit) + " – " + number(reading.high, reading.unit)
-        words += Words(" (", "（") + ends + Words(")", "）")
+    words += in_brackets(interval(reading.low, reading.high, reading.unit))
     return words + Words(", ", "，") + f"n={reading.n:.0f}" if reading.n and reading.low is not None else words
 
 

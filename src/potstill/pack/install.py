@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from potstill.models.download import require_space
+from potstill.machine import require_space
 from potstill.models.identity import sha256_of
 from potstill.pack.find import is_pack, packs_folder
 from potstill.pack.manifest import MANIFEST, Manifest, PackFile, parse_manifest

@@ -17,9 +17,9 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Protocol
 
-from potstill.models.download import CHUNK, READ_SECONDS, Answer, Unavailable, arrived, in_one_line, stream, unwritable
+from potstill.models.download import CHUNK, READ_SECONDS, Answer, Unavailable, arrived, stream, unwritable
 from potstill.pack.manifest import MANIFEST, MOST_BYTES, PackFile
-from potstill.problem import Problem
+from potstill.problem import Problem, in_one_line
 from potstill.progress import Progress
 
 

@@ -33,7 +33,7 @@ def prune(run: Run, folder: Path) -> None:
     """Cut, heal, and keep both: what each cost is measured in `evaluate`, beside what training brought back."""
     import torch
 
-    from potstill.models.base import read_config
+    from potstill.models.architecture import read_config
     from potstill.models.checkpoint import save_checkpoint
     from potstill.prune.shape import choose_shape, count_parameters, cut_share
 

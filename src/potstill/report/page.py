@@ -29,6 +29,7 @@ from potstill.report.words import (
     DASH,
     NOT_MEASURED,
     Words,
+    interval,
     megabytes,
     millions,
     quantity,
@@ -193,15 +194,15 @@ def _ladder(metric: Metric, steps: dict[str, scorecard.Reading]) -> Ladder:
     places = {mark.model: mark for mark in scorecard.marks(metric, steps)}
     bars = []
     for model, reading in steps.items():
-        mark, interval = places.get(model), scorecard.interval_words(reading)
+        mark, ends = places.get(model), interval(reading.low, reading.high, reading.unit)
         bars.append(
             Bar(
                 STEPS[model],
                 quantity(reading.value, reading.unit),
-                interval or Words("no interval", "无区间"),
+                ends or Words("no interval", "无区间"),
                 mark.at if mark else 0.0,
-                mark.low if mark and interval else None,
-                mark.high if mark and interval else None,
+                mark.low if mark and ends else None,
+                mark.high if mark and ends else None,
                 strong=model == "student",
             )
         )

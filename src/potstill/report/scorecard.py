@@ -14,7 +14,17 @@ from typing import Any, Literal
 
 from potstill.report.metrics import Metric, metric_named
 from potstill.report.names import KINDS, QUANTISATION, group_named, in_order, is_quantised, kind_named, part_kind
-from potstill.report.words import NOT_MEASURED, Words, is_share, number, rounded, same, unit_words
+from potstill.report.words import (
+    NOT_MEASURED,
+    Words,
+    interval,
+    is_share,
+    json_number,
+    number,
+    rounded,
+    same,
+    unit_words,
+)
 
 Scorecard = Mapping[str, Mapping[str, Any]]
 ROOM = 1.06
@@ -102,7 +112,7 @@ def read_cell(entry: Any, metric: Metric) -> Reading | None:
     if entry is None:
         return None
     fields = entry if isinstance(entry, Mapping) else {"value": entry}
-    value, low, high, n = (_number(fields.get(name)) for name in ("value", "low", "high", "n"))
+    value, low, high, n = (json_number(fields.get(name)) for name in ("value", "low", "high", "n"))
     low, high = (None if end is None or math.isnan(end) else end for end in (low, high))
     return Reading(value, low, high, n, fields.get("unit") or metric.unit, str(fields.get("note") or ""))
 
@@ -172,14 +182,6 @@ def marks(metric: Metric, found: Mapping[str, Reading]) -> tuple[Mark, ...]:
     return tuple(placed)
 
 
-def interval_words(reading: Reading) -> Words | None:
-    """`1.08 to 1.29`; None where there is none."""
-    if reading.low is None or reading.high is None:
-        return None
-    low, high = number(reading.low, reading.unit), number(reading.high, reading.unit)
-    return Words(f"{low.en} – {high.en}", f"{low.zh} – {high.zh}")
-
-
 def _group(name: str, keys: list[str], scorecard: Scorecard) -> Group:
     parts = {key: key.split(".")[-1] for key in keys if key.count(".") > 1}
     mains = [key for key in keys if key not in parts]
@@ -228,8 +230,8 @@ def _cell(model: str, reading: Reading | None, metric: Metric) -> Cell:
         told = reading.note in ("", NOT_MEASURED.en, metric.absent.en)
         return Cell(model, metric.absent, n=n, note="" if told else reading.note)
     missing = Words("exact", "精确值") if metric.exact else Words("no interval", "无区间")
-    interval = interval_words(reading) or missing
-    return Cell(model, number(reading.value, reading.unit), unit_words(reading.unit), interval, n)
+    ends = interval(reading.low, reading.high, reading.unit) or missing
+    return Cell(model, number(reading.value, reading.unit), unit_words(reading.unit), ends, n)
 
 
 def _difference(metric: Metric, teacher: Reading, student: Reading) -> Comparison:
@@ -292,7 +294,3 @@ def _signed(points: float) -> str:
 
 def _finite(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -12,9 +12,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 from potstill.bounds import BOUND
+from potstill.evaluate.gates import MOST_MORE, on_the_bound, sample_of
 from potstill.report.material import Json
 from potstill.report.metrics import Metric, metric_named
-from potstill.report.words import Words, is_share, join, number, quantity, same, unit_words
+from potstill.report.words import (
+    Words,
+    in_brackets,
+    interval,
+    is_share,
+    join,
+    json_number,
+    quantity,
+    same,
+    unit_words,
+)
 
 STATES = {
     "missed": Words("Missed", "未达到"),
@@ -30,15 +41,14 @@ HEADLINES = {
 }
 
 SAMPLES = {
-    **dict.fromkeys(("speed", "memory", "stream", "energy"), ("round", "rounds", "轮")),
-    **dict.fromkeys(("commonsense", "stability", "answers"), ("question", "questions", "道题")),
-    "fidelity": ("answer", "answers", "条答案"),
-    "code": ("task", "tasks", "道任务"),
-    "naturalness": ("rated conversation", "rated conversations", "次评分对话"),
+    "round": "轮",
+    "question": "道题",
+    "answer": "条答案",
+    "task": "道任务",
+    "rated conversation": "次评分对话",
+    "sample": "个样本",
 }
-"""What is measured once more to make an interval narrower, by the first part of a metric's key."""
-MOST = 10_000
-"""A gate that wants this many more samples wants so many or more."""
+"""What is drawn once more to make an interval narrower, in Chinese."""
 
 
 @dataclass(frozen=True)
@@ -110,40 +120,35 @@ def _line(gate: Json) -> GateLine:
     state = str(gate.get("state"))
     metric = metric_named(str(gate.get("metric")))
     unit = str(gate.get("unit") or metric.unit)
-    rule, bound = str(gate.get("rule") or ""), _float(gate.get("bound"))
+    rule, bound = str(gate.get("rule") or ""), json_number(gate.get("bound"))
     demand = rule_words(rule, metric, unit)
     if bound is not None and "teacher" in rule:
         demand += Words(", that is ", "，即 ") + quantity(bound, unit)
-    more = _more(gate, _float(gate.get("value"))) if state == "undecided" else same("")
+    more = _more(gate, json_number(gate.get("value"))) if state == "undecided" else same("")
     return GateLine(state, STATES.get(state, same(state)), metric, demand, _measured(gate, metric, unit), more)
 
 
 def _measured(gate: Json, metric: Metric, unit: str) -> Words:
-    value, low, high = (_float(gate.get(name)) for name in ("value", "low", "high"))
+    value, low, high = (json_number(gate.get(name)) for name in ("value", "low", "high"))
     if value is None:
         return metric.absent
-    words = quantity(value, unit)
-    if low is None or high is None:
-        return words
-    ends = number(low, unit) + " – " + number(high, unit)
-    return words + Words(" (", "（") + ends + Words(")", "）")
+    return quantity(value, unit) + in_brackets(interval(low, high, unit))
 
 
 def _more(gate: Json, value: float | None) -> Words:
     """How many more samples would decide, in the noun of what is drawn once more."""
-    more, key = _float(gate.get("more")), str(gate.get("metric")).partition(".")[0]
+    more, one = json_number(gate.get("more")), sample_of(str(gate.get("metric")))
     if more is None:
-        if value is not None and value == _float(gate.get("bound")):
+        if on_the_bound(value, json_number(gate.get("bound"))):
             return Words(
                 "It lies on the bound, where no number of samples decides.", "恰在界限上，再多样本也无法定论。"
             )
         return Words("Its error is not known, so that nothing decides yet.", "误差未知，尚无法定论。")
-    one, many, zh = SAMPLES.get(key, ("sample", "samples", "个样本"))
-    if more >= MOST:
-        return Words(f"{MOST:,} more {many} or even more would decide it.", f"再测 {MOST:,} {zh}或更多才能定论。")
-    return Words(
-        f"About {more:,.0f} more {one if more == 1 else many} would decide it.", f"约再测 {more:,.0f} {zh}即可定论。"
-    )
+    noun, zh = one if more == 1 else f"{one}s", SAMPLES[one]
+    if more >= MOST_MORE:
+        most = f"{MOST_MORE:,}"
+        return Words(f"{most} more {noun} or even more would decide it.", f"再测 {most} {zh}或更多才能定论。")
+    return Words(f"About {more:,.0f} more {noun} would decide it.", f"约再测 {more:,.0f} {zh}即可定论。")
 
 
 def _summary(states: Sequence[str]) -> Words:
@@ -152,7 +157,3 @@ def _summary(states: Sequence[str]) -> Words:
     many = len(states)
     of_all = Words(f"{many} gate{'s' if many != 1 else ''}: ", f"共 {many} 道关卡：")
     return of_all + join(told, ", ", "，")
-
-
-def _float(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -93,6 +93,16 @@ def number(value: float | None, unit: str) -> Words:
     return same(rounded(value))
 
 
+def interval(low: float | None, high: float | None, unit: str) -> Words | None:
+    """`1.08 – 1.29`; None where an end is missing."""
+    return None if low is None or high is None else number(low, unit) + " – " + number(high, unit)
+
+
+def in_brackets(words: Words | None) -> Words:
+    """` (1.08 – 1.29)`, to stand behind a number; nothing for None."""
+    return Words(f" ({words.en})", f"（{words.zh}）") if words else same("")
+
+
 def unit_words(unit: str) -> Words:
     """What stands behind a number, its space included; nothing for shares, whose % belongs to the number."""
     if is_share(unit) or unit in UNITLESS:
@@ -167,6 +177,30 @@ def anything(value: Any, names: Mapping[str, Words]) -> Words:
         more = [Words(f"{rest} more", f"另有 {rest} 项")] if rest else []
         return join(shown + more, ", ", "，") if shown else same(DASH)
     return names.get(str(value), same(str(value)))
+
+
+Table = tuple[str, list[str], list[list[str]]]
+"""Title, columns and rows of text, for a terminal."""
+
+
+def plain(value: float, sign: str = "") -> str:
+    """Three significant digits for a table of plain text; no exponent for what a person can read."""
+    return f"{value:{sign}.3g}" if abs(value) < 99.95 else f"{value:{sign}.0f}"
+
+
+def with_ends(
+    value: float, low: float | None, high: float | None, *, scale: float = 1.0, sign: str = "", between: str = "–"
+) -> str:
+    """`1.19 [1.08–1.29]`; the number alone where an end is missing. All are multiplied by `scale`."""
+    text = plain(scale * value, sign)
+    if low is None or high is None:
+        return text
+    return f"{text} [{plain(scale * low, sign)}{between}{plain(scale * high, sign)}]"
+
+
+def json_number(value: object) -> float | None:
+    """A number of a JSON file; None for anything else."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _bracketed(value: Any, names: Mapping[str, Words]) -> Words:

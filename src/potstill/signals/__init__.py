@@ -194,9 +194,9 @@ def _paired(run: Run, source: Source, answers: Sequence[Answer]) -> tuple[Exampl
 def _open_source(run: Run, folder: Path) -> Source:
     """Load the teacher in the dtype this store was begun with, and keep its head beside the shards."""
     import torch
-    from safetensors.torch import save_file
 
     from potstill.models.anatomy import head_weight
+    from potstill.models.checkpoint import write_tensors
     from potstill.models.teacher import find_teacher, load_model
     from potstill.signals.collect import Source
 
@@ -205,8 +205,7 @@ def _open_source(run: Run, folder: Path) -> Source:
     model = load_model(teacher.checkpoint, getattr(torch, begun_dtype(folder)))
     kept = _kept(run, head_weight(model).detach())
     if not (folder / "head.safetensors").exists():
-        save_file({"head": kept.head, **kept.binding}, folder / "head.tmp")
-        (folder / "head.tmp").replace(folder / "head.safetensors")
+        write_tensors(folder / "head.safetensors", {"head": kept.head, **kept.binding})
     form = _store_format(run.recipe, model, kept, teacher.sha256)
     return Source(model, kept.teacher_ids, kept.head, form, run.recipe.signals.k, run.recipe.signals.batch_tokens)
 

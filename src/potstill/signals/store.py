@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from potstill.fidelity import NOTHING, Fidelity, compare
+from potstill.models.checkpoint import write_tensors
 from potstill.models.examples import Example
 from potstill.problem import Problem
 from potstill.run import read_json
@@ -83,9 +84,7 @@ def write_shard(path: Path, form: StoreFormat, examples: Sequence[Example], sign
         "categories": json.dumps([example.category for example in examples], ensure_ascii=False),
         "given": json.dumps([example.given for example in examples]),
     }
-    temporary = path.with_name(path.name + ".tmp")
-    save_file(arrays, temporary, metadata=described)
-    temporary.replace(path)
+    write_tensors(path, arrays, described)
 
 
 class _Shard:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from potstill.answers import Answer
-from potstill.models.base import find_base, read_config, same_tokens
+from potstill.models.architecture import read_config
+from potstill.models.base import find_base, same_tokens
 from potstill.models.checkpoint import TOKENIZER_FILES
 from potstill.models.teacher import Teacher, load_tokenizer
 from potstill.problem import Problem
