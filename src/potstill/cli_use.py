@@ -17,6 +17,10 @@ from potstill.cli_shown import Json, progress, show_table
 
 Model = Annotated[Path, typer.Argument(metavar="RUN|PACK|GGUF", help="A run folder, a pack (or its name), or a GGUF.")]
 
+Marks = Annotated[
+    str | None,
+    typer.Option(help="Punctuation of Chinese text: full, half or keep. Full for packs, else as it is written."),
+]
 Adapter = Annotated[str | None, typer.Option(help="Begin with the model that has this adapter, such as code.")]
 
 
@@ -32,10 +36,7 @@ def chat(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads that write; chosen by a short probe if not given.")
     ] = None,
-    marks: Annotated[
-        str | None,
-        typer.Option(help="Punctuation of Chinese text: full, half or keep. Full for packs, else as it is written."),
-    ] = None,
+    marks: Marks = None,
     adapter: Adapter = None,
 ) -> None:
     """Talk to a model in the terminal.  /reset forgets, /model teacher switches, /quit leaves.
@@ -44,11 +45,12 @@ def chat(
     """
     from typing import get_args
 
-    from potstill.chat import Marks, talk
+    from potstill.chat import Marks as Choice
+    from potstill.chat import talk
     from potstill.problem import Problem
 
-    if marks is not None and marks not in get_args(Marks):
-        raise Problem(f"--marks {marks}: there is no such choice", f"Choose from: {', '.join(get_args(Marks))}.")
+    if marks is not None and marks not in get_args(Choice):
+        raise Problem(f"--marks {marks}: there is no such choice", f"Choose from: {', '.join(get_args(Choice))}.")
     talk(model, once, threads, marks, adapter)  # type: ignore[arg-type]
 
 
@@ -70,10 +72,7 @@ def serve(
         list[str] | None, typer.Option(help="A name this server may be called by, beside localhost. May be repeated.")
     ] = None,
     log_text: Annotated[bool, typer.Option("--log-text", help="Write questions and answers into the log.")] = False,
-    marks: Annotated[
-        str | None,
-        typer.Option(help="Punctuation of Chinese text: full, half or keep. Full for packs, else as it is written."),
-    ] = None,
+    marks: Marks = None,
     adapter: Adapter = None,
 ) -> None:
     """A chat page at /, two models side by side at /compare, an OpenAI-compatible API at /v1, /health and /metrics.

@@ -229,8 +229,8 @@ def require_one_student(run: Run) -> None:
     """Raises: Problem where what was exported or measured is of an earlier student than the run has now."""
     manifest = run.manifest()
     for name, student in (("export", "distill"), ("evaluate", "distill"), ("evaluate", "export")):
-        read = manifest.get(name, {}).get("inputs", {}).get(student)
-        if read is not None and read != manifest.get(student, {}).get("content"):
+        read, there = manifest.get(name, {}).get("inputs", {}).get(student), manifest.get(student, {}).get("content")
+        if read and there and read != there:
             raise Problem(f"{run.folder}: `{name}` is of an earlier student", f"potstill {name} {run.folder}")
 
 

@@ -7,7 +7,7 @@ Does not know: vocabularies, signals, the student.
 
 from __future__ import annotations
 
-from potstill.answers.answer import Answer, read_answers
+from potstill.answers.answer import Answer, answers_of, read_answers
 from potstill.answers.writing import write_answers
 
-__all__ = ["Answer", "read_answers", "write_answers"]
+__all__ = ["Answer", "answers_of", "read_answers", "write_answers"]

@@ -16,7 +16,7 @@ from typing import Literal
 
 from potstill.problem import Problem
 from potstill.prompts import Prompt
-from potstill.run import write_text
+from potstill.run import Run, write_text
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ def read_answers(path: Path) -> list[Answer]:
             what = f"{path}:{number}: damaged ({error})"
             raise Problem(what, "Delete its folder and run the stage `answers` again.") from None
     return answers
+
+
+def answers_of(run: Run) -> list[Answer]:
+    """The answers of a run, in prompt order. Raises: Problem as `read_answers`, or where the stage has not run."""
+    return read_answers(run.stage("answers") / "answers.jsonl")
 
 
 def save_answers(path: Path, answers: Iterable[Answer]) -> None:

@@ -22,7 +22,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
-from potstill.answers.writers import WINDOW
+from potstill.answers.writers import WINDOW, unknown
 from potstill.models.conversation import answer_ids, conversation_ids, messages, text_ids
 from potstill.problem import Problem
 from potstill.prompts import Prompt
@@ -170,9 +170,7 @@ class Server:
 
     def batches(self, prompts: Sequence[Prompt], known: Collection[str], max_tokens: int) -> Iterator[list[Prompt]]:
         """All that are not known."""
-        left = [prompt for prompt in prompts if prompt.id not in known]
-        for begin in range(0, len(left), WINDOW):
-            yield left[begin : begin + WINDOW]
+        return unknown(prompts, known, WINDOW)
 
     def write(self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[int]) -> Iterator[tuple[int, Reply]]:
         """Position and reply, in the order of finishing; breaking off asks nothing more.

@@ -30,6 +30,13 @@ SENT_WINDOW = 32
 """Prompts sent to a worker elsewhere at a time: what is lost where it dies."""
 
 
+def unknown(prompts: Sequence[Prompt], known: Collection[str], most: int) -> Iterator[list[Prompt]]:
+    """Prompts that are not known, `most` at a time."""
+    left = [prompt for prompt in prompts if prompt.id not in known]
+    for begin in range(0, len(left), most):
+        yield left[begin : begin + most]
+
+
 class Writer(Protocol):
     """What the stage needs."""
 
@@ -69,9 +76,7 @@ class Slots:
 
     def batches(self, prompts: Sequence[Prompt], known: Collection[str], max_tokens: int) -> Iterator[list[Prompt]]:
         """All that are not known."""
-        left = [prompt for prompt in prompts if prompt.id not in known]
-        for begin in range(0, len(left), self._window):
-            yield left[begin : begin + self._window]
+        return unknown(prompts, known, self._window)
 
     def write(self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[int]) -> Iterator[tuple[int, Reply]]:
         """Position and reply, in the order of finishing."""

@@ -85,7 +85,8 @@ def _speaks_otherwise(recipe: Recipe, base: Any, home: Path) -> bool:
         return False
     folders = [known_folder(name, home) for name in (recipe.prune.base, recipe.teacher.model)]
     if None in folders:
-        return str(base.model_type) != (_config(recipe.teacher.model, home) or TEACHER).model_type  # a guess
+        teacher = _config(recipe.teacher.model, home) or TEACHER
+        return str(base.model_type) != str(teacher.model_type)  # a guess
     return not same_tokens(*filter(None, folders))
 
 

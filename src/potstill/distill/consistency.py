@@ -243,7 +243,6 @@ def open_consistency(
 
     Raises: Problem where the embedder can't be loaded, or no question leaves room for an answer.
     """
-    from potstill.answers import read_answers
     from potstill.distill.current import CurrentWriter
     from potstill.distill.questions import Questions
     from potstill.models.embedder import open_embedder
@@ -251,12 +250,11 @@ def open_consistency(
 
     section = run.recipe.distill.consistency
     tokenizer = load_tokenizer(run.stage("vocab"))
-    prompts = [answer.prompt for answer in read_answers(run.stage("answers") / "answers.jsonl")]
     return Consistency(
         student,
         tokenizer,
         section,
-        Questions.that_fit(prompts, tokenizer, run.recipe.signals.context, section.max_tokens, run.recipe.seed),
+        Questions.of_run(run, tokenizer, section.max_tokens, run.recipe.seed),
         CurrentWriter(student, tokenizer, dtype),
         open_embedder(section.embedder).embed,
         dtype=dtype,

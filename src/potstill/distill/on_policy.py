@@ -178,7 +178,6 @@ def open_on_policy(
 
     Raises: Problem where the teacher can't read the student's tokens, or no question leaves room for an answer.
     """
-    from potstill.answers import read_answers
     from potstill.distill.current import CurrentWriter
     from potstill.distill.questions import Questions
     from potstill.models.teacher import load_tokenizer
@@ -186,12 +185,11 @@ def open_on_policy(
     section = run.recipe.distill.on_policy
     reader = _load_reader(run, store)
     tokenizer = load_tokenizer(run.stage("vocab"))
-    prompts = [answer.prompt for answer in read_answers(run.stage("answers") / "answers.jsonl")]
     seed = run.recipe.seed + 1  # not the questions that are asked for consistency in the same step
     return OnPolicy(
         tokenizer,
         section,
-        Questions.that_fit(prompts, tokenizer, run.recipe.signals.context, section.max_tokens, seed),
+        Questions.of_run(run, tokenizer, section.max_tokens, seed),
         CurrentWriter(student, tokenizer, dtype),
         reader,
         context=run.recipe.signals.context,
@@ -205,9 +203,9 @@ def open_on_policy(
 def _load_reader(run: Run, store: SignalStore) -> TeacherReader:
     from potstill.models.teacher import find_teacher, load_model
     from potstill.problem import Problem
-    from potstill.run import read_json
+    from potstill.run import DTYPE, read_json
     from potstill.signals.store import HEAD
-    from potstill.vocab.map import VocabMap
+    from potstill.vocab.map import MAP, VocabMap
 
     if store.form.kind == "bound":
         raise Problem(
@@ -221,9 +219,9 @@ def _load_reader(run: Run, store: SignalStore) -> TeacherReader:
         )
     teacher = find_teacher(run.recipe.teacher.model, run.home, run.progress)
     # as the cached signals were read: the student should not see two teachers
-    dtype = str(read_json(store.folder / "dtype.json"))
+    dtype = str(read_json(store.folder / DTYPE))
     model = load_model(teacher.checkpoint, getattr(torch, dtype))
     size = sum(part.numel() * part.element_size() for part in model.parameters()) / 1e6
     run.progress.say(f"on-policy: the teacher stays in memory beside the student ({size:,.0f} MB, {dtype})")
-    teacher_ids = torch.from_numpy(VocabMap.load(run.stage("vocab") / "vocab_map.safetensors").teacher_ids)
+    teacher_ids = torch.from_numpy(VocabMap.load(run.stage("vocab") / MAP).teacher_ids)
     return TeacherReader(model, teacher_ids, store.head, run.recipe.signals.batch_tokens)

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from potstill.answers import answers_of
 from potstill.distill.current import Request
 from potstill.models.conversation import messages, question_ids
 from potstill.models.engine import Sampling, derive_seed
 from potstill.problem import Problem
 from potstill.prompts import Prompt
+from potstill.run import Run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,6 +48,12 @@ class Questions:
     known: Sequence[Question]
     seed: int
     max_tokens: int
+
+    @classmethod
+    def of_run(cls, run: Run, tokenizer: PreTrainedTokenizerBase, max_tokens: int, seed: int) -> Questions:
+        """`that_fit` of a run's prompts that have an answer."""
+        prompts = [answer.prompt for answer in answers_of(run)]
+        return cls.that_fit(prompts, tokenizer, run.recipe.signals.context, max_tokens, seed)
 
     @classmethod
     def that_fit(

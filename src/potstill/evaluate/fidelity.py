@@ -20,12 +20,11 @@ from potstill.fidelity import Fidelity, add_up
 from potstill.machine import fastest_dtype, usable_cores
 from potstill.models.anatomy import head_weight
 from potstill.models.llama import LlamaReader
-from potstill.models.reading import LAST, read_states
+from potstill.models.reading import BATCH_TOKENS, LAST, read_states
 from potstill.models.teacher import load_model
 from potstill.progress import Task
 from potstill.signals.store import SignalStore
 
-BATCH_TOKENS = 2048
 ENDS = (16, 64)
 """Where an answer is cut to see whether a student loses its way: an opening, a middle, all that comes later."""
 STRETCHES = ("tokens_1_16", "tokens_17_64", "tokens_65_on")

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from potstill.answers import Answer, read_answers
+from potstill.answers import Answer, answers_of
 from potstill.evaluate.code import program_limits
 from potstill.evaluate.contest import STUDENT, TEACHER, Contest, find_contest
 from potstill.evaluate.exam import Exam, Sheet, programs_only, set_exam, sit
@@ -36,7 +36,7 @@ def measure(run: Run, folder: Path) -> None:
     """Measure all that the recipe asks for, and write it down."""
     run = replace(run, recipe=run.recipe.model_copy(update={"evaluate": run.recipe.evaluate.sizes()}))
     section, seed = run.recipe.evaluate, run.recipe.seed
-    answers = read_answers(run.stage("answers") / "answers.jsonl")
+    answers = answers_of(run)
     held_out = [answer for answer in answers if answer.prompt.split == "held-out"]
     contest, card = find_contest(run), Scorecard()
     # Now, for a damaged file should not be told after minutes.

@@ -30,7 +30,7 @@ from potstill.models.anatomy import head_weight
 from potstill.models.examples import Example, evenly
 from potstill.models.mix import GROUPS, group_of, name_of, stem_of
 from potstill.models.quantise import plan_types, predicted_bytes
-from potstill.models.reading import LAST, read_states
+from potstill.models.reading import BATCH_TOKENS, LAST, read_states
 from potstill.models.rounding import round_rows
 from potstill.models.teacher import load_model
 from potstill.problem import Problem
@@ -43,7 +43,6 @@ EXACT = "F16"
 """Counts as exact: trained weights are bfloat16, and float16 holds all but the tiniest of them."""
 MEASURED = 4
 """Mixes that are measured whole, at most, in the order of their predictions; and as many again where none will do."""
-BATCH_TOKENS = 2048
 ROWS = 256
 Moments = Mapping[str, Tensor]
 

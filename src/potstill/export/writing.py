@@ -26,15 +26,15 @@ from potstill.models.examples import evenly
 from potstill.models.gguf import write_gguf
 from potstill.models.gguf_adapter import ENDING, adapter_beside, adapter_path, write_lora_adapter
 from potstill.models.lora import Lora, read_lora
-from potstill.models.mix import Mix
+from potstill.models.mix import Mix, mix_of
 from potstill.models.moments import second_moments
+from potstill.models.reading import BATCH_TOKENS
 from potstill.models.teacher import find_teacher, load_model, load_tokenizer
 from potstill.problem import Problem
 from potstill.recipe.product import CHOSEN, GUARD
 from potstill.run import Run, digest, read_json
 from potstill.signals.store import SignalStore
 
-BATCH_TOKENS = 2048
 EXACT = "F16"
 TOKENS_FILE = "guard-tokens.txt"
 
@@ -105,9 +105,7 @@ class StudentFiles:
 
     def mix(self, kind: str) -> str | Mix:
         """What `models` knows a type of the recipe as."""
-        plain = kind.removesuffix(GUARD)
-        own = next((mix for mix in self.section.mixes if mix.name == plain), None)
-        return plain if own is None else Mix(own.name, own.base, own.tensors)
+        return mix_of(kind.removesuffix(GUARD), self.section.mixes)
 
     def write(self, kind: str) -> dict[str, Any]:
         """Write and prove the file of one type; its entry in the report. Raises: Problem where the proof fails."""

@@ -7,22 +7,20 @@ Does not know: candidates, measuring.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from potstill import pipeline
 from potstill.fit.candidates import Material
 from potstill.models.architecture import read_config
 from potstill.models.base import find_base
-from potstill.models.checkpoint import TOKENIZER_FILES
-from potstill.models.mix import Mix
+from potstill.models.checkpoint import copy_tokenizer
+from potstill.models.mix import mix_of
 from potstill.models.teacher import find_teacher
 from potstill.problem import Problem
-from potstill.recipe import Recipe
 from potstill.recipe.product import CHOSEN, GUARD
 from potstill.run import Run, read_json, write_json
 from potstill.vocab.foreign import foreign_base
-from potstill.vocab.map import VocabMap
+from potstill.vocab.map import MAP, VocabMap
 from potstill.vocab.subset import choose_tokens, subset_tokenizer
 
 
@@ -40,18 +38,12 @@ def find_material(run: Run, kind: str | None, folder: Path) -> tuple[Material, P
     prune = run.recipe.prune
     base = find_base(prune.base or run.recipe.teacher.model, run.home, run.progress)
     tokenizer, vocabulary = _vocabulary(run, base, folder)
-    return Material(read_config(base), vocabulary, prune, _mix(run.recipe, kind)), tokenizer, kind
-
-
-def _mix(recipe: Recipe, kind: str) -> str | Mix:
-    """What `models` knows a type of the recipe as."""
-    own = next((mix for mix in recipe.export.mixes if mix.name == kind), None)
-    return kind if own is None else Mix(own.name, own.base, own.tensors)
+    return Material(read_config(base), vocabulary, prune, mix_of(kind, run.recipe.export.mixes)), tokenizer, kind
 
 
 def _vocabulary(run: Run, base: Path, folder: Path) -> tuple[Path, VocabMap | None]:
     """The run's own; where it has none, or another recipe's, the teacher's first: speed hardly depends on which."""
-    made, kept = run.folder / "vocab", run.folder / "vocab" / "vocab_map.safetensors"
+    made, kept = run.folder / "vocab", run.folder / "vocab" / MAP
     if made.is_dir() and run.fingerprint("vocab") == pipeline.fingerprints(run)["vocab"]:
         return made, VocabMap.load(kept) if kept.exists() else None
     teacher = find_teacher(run.recipe.teacher.model, run.home, run.progress).checkpoint
@@ -60,8 +52,6 @@ def _vocabulary(run: Run, base: Path, folder: Path) -> tuple[Path, VocabMap | No
     source = read_json(teacher / "tokenizer.json")
     vocabulary = VocabMap.from_kept(choose_tokens(source, {}, run.recipe.vocab.size))
     folder.mkdir(parents=True, exist_ok=True)
-    for name in TOKENIZER_FILES:
-        if (teacher / name).exists():
-            shutil.copyfile(teacher / name, folder / name)
+    copy_tokenizer(teacher, folder)
     write_json(folder / "tokenizer.json", subset_tokenizer(source, vocabulary.teacher_ids.tolist()))
     return folder, vocabulary

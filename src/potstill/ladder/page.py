@@ -11,9 +11,9 @@ from potstill.ladder.standing import TEACHER, Family
 from potstill.report.html import render_page
 from potstill.report.metrics import Metric, metric_named
 from potstill.report.names import mark_of, model_named
-from potstill.report.scatter import WIDE, Plot, Point, ticks_from_zero
-from potstill.report.scorecard import Mark, Reading, groups, marks, readings
-from potstill.report.words import Words, is_share, quantity
+from potstill.report.scatter import Plot, Point, axis, side_of, ticks_from_zero, told
+from potstill.report.scorecard import Reading, groups, marks, readings
+from potstill.report.words import Words
 from potstill.run import write_text
 
 QUALITY = "fidelity.top1"
@@ -57,32 +57,18 @@ def _known(found: Readings) -> Readings:
 
 
 def _plot(title: Words, across: tuple[Metric, Readings], up: tuple[Metric, Readings]) -> Plot:
-    places = [{mark.model: mark for mark in marks(*axis)} for axis in (across, up)]
+    places = [{mark.model: mark for mark in marks(*one)} for one in (across, up)]
     points = tuple(
         Point(
             name=model_named(model),
-            told=_told(model, across[1][model], up[1][model]),
+            told=told(model, across[1][model], up[1][model]),
             kind="teacher" if model == TEACHER else "student",
             across=places[0][model],
             up=places[1][model],
             # The teacher stands at the top of the frame: its name goes below.
             lift=-1 if model == TEACHER else 1,
-            side=_side(places[0][model]),
+            side=side_of(places[0][model]),
         )
         for model in across[1]
     )
-    return Plot(title, _axis(*across), _axis(*up), ticks_from_zero(*across), ticks_from_zero(*up), points)
-
-
-def _side(mark: Mark) -> str:
-    return "start" if mark.at < WIDE / 2 else "end" if mark.at > 100 - WIDE / 2 else "middle"
-
-
-def _told(model: str, across: Reading, up: Reading) -> Words:
-    cost, quality = (quantity(reading.value, reading.unit) for reading in (across, up))
-    return model_named(model) + Words(": ", "：") + cost + Words(", ", "，") + quality
-
-
-def _axis(metric: Metric, found: Readings) -> Words:
-    unit = next(iter(found.values())).unit
-    return metric.title if is_share(unit) else metric.title + Words(f" ({unit})", f"（{unit}）")
+    return Plot(title, axis(*across), axis(*up), ticks_from_zero(*across), ticks_from_zero(*up), points)

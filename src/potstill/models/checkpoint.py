@@ -46,9 +46,14 @@ def save_checkpoint(
     config.save_pretrained(folder)
     if model.generation_config is not None:
         model.generation_config.save_pretrained(folder)
+    copy_tokenizer(tokenizer, folder)
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Copy what of a tokenizer there is in `source`."""
     for name in TOKENIZER_FILES:
-        if (tokenizer / name).exists():
-            shutil.copyfile(tokenizer / name, folder / name)
+        if (source / name).exists():
+            shutil.copyfile(source / name, folder / name)
 
 
 def read_header(folder: Path) -> Mapping[str, str]:

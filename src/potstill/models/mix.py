@@ -11,10 +11,11 @@ near either end and every third between.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
+from typing import Protocol
 
 import gguf
 
@@ -57,6 +58,22 @@ class Mix:
         return next((kind for pattern, kind in self.tensors.items() if fits(pattern, stem)), self.base)
 
 
+class Described(Protocol):
+    """A mix as a recipe holds it."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def base(self) -> str:
+        """Type of all that is not named."""
+
+    @property
+    def tensors(self) -> Mapping[str, str]:
+        """Pattern → type."""
+
+
 def fits(pattern: str, stem: str) -> bool:
     """True where `pattern` means the tensor `stem`, with or without its layer."""
     return fnmatchcase(stem, pattern) or fnmatchcase(stem.rpartition(".")[2], pattern)
@@ -74,6 +91,11 @@ def mix_named(name: str, stems: Sequence[str]) -> Mix:
     if len(rest) % 2 or any(group not in GROUPS for group, _ in pairs):
         return Mix(name, name)
     return Mix(name, base, {pattern: kind for group, kind in pairs for pattern in GROUPS[group]})
+
+
+def mix_of(kind: str, own: Iterable[Described]) -> str | Mix:
+    """What a type's name means: a mix of somebody's own, if it has one's name, else the name itself."""
+    return next((Mix(one.name, one.base, one.tensors) for one in own if one.name == kind), kind)
 
 
 def name_of(types: Mapping[str, str]) -> str:

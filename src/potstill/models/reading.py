@@ -26,6 +26,10 @@ def attention_key(layer: int) -> int:
     return -layer
 
 
+BATCH_TOKENS = 2048
+"""Tokens read at a time where a recipe does not say."""
+
+
 @torch.inference_mode()
 def read_states(
     model: PreTrainedModel,

@@ -67,7 +67,7 @@ def _at_hand(packs: Path, file: PackFile) -> Source | None:
         path = folder / file.name
         if not is_pack(folder) or path.is_symlink() or not path.is_file():
             continue
-        if path.stat().st_size == file.bytes and sha256_of(path) == file.sha256:
+        if file.matches(path):
             return LocalFolder(folder)
     return None
 
@@ -109,4 +109,4 @@ def _is_whole(folder: Path, manifest: Manifest, content: bytes) -> bool:
     if (folder / MANIFEST).read_bytes() != content:
         return False
     paths = [(folder / name, file) for name, file in listed.items()]
-    return all(path.stat().st_size == file.bytes and sha256_of(path) == file.sha256 for path, file in paths)
+    return all(file.matches(path) for path, file in paths)

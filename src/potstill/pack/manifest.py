@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from potstill.models.gguf_adapter import belongs
+from potstill.models.identity import sha256_of
 from potstill.problem import Problem
 
 MANIFEST = "manifest.json"
@@ -54,6 +55,10 @@ class PackFile(_Part):
     name: PlainName
     bytes: int = Field(ge=0)
     sha256: Sha256
+
+    def matches(self, path: Path) -> bool:
+        """Whether this very file lies there."""
+        return path.stat().st_size == self.bytes and sha256_of(path) == self.sha256
 
 
 class PackTeacher(_Part):

@@ -75,9 +75,9 @@ def _find_base(run: Run) -> Path:
 
 def _vocabulary(run: Run) -> VocabMap | None:
     """The kept rows of the base; None where the student has the base's own tokenizer."""
-    from potstill.vocab.map import VocabMap
+    from potstill.vocab.map import MAP, VocabMap
 
-    path = run.stage("vocab") / "vocab_map.safetensors"
+    path = run.stage("vocab") / MAP
     return VocabMap.load(path) if path.exists() else None
 
 
@@ -168,15 +168,13 @@ def _choose_basis(run: Run, model: PreTrainedModel, batches: Sequence[Sequence[T
 
 def _describe(student: PreTrainedModel, spec: StudentSpec, asked: ExportSection) -> str:
     """What was cut, and what its GGUFs will weigh: known before anybody trains it."""
-    from potstill.models.mix import Mix
+    from potstill.models.mix import mix_of
     from potstill.models.quantise import plan_types, predicted_bytes
 
-    own = {mix.name: Mix(mix.name, mix.base, mix.tensors) for mix in asked.mixes}
     shapes = {name: tuple(parameter.shape) for name, parameter in student.named_parameters()}
     sizes = []
     for wanted in asked.types:
-        plain = wanted.removesuffix(GUARD)
-        plan = own.get(plain, plain)
+        plan = mix_of(wanted.removesuffix(GUARD), asked.mixes)
         others = sorted(set(plan_types(shapes, plan).values()) - {wanted, "F32"})
         inside = f" (holds {', '.join(others)})" if others else ""
         sizes.append(f"{wanted} {predicted_bytes(shapes, plan) / 1e6:.0f} MB{inside}")

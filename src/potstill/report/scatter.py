@@ -14,7 +14,7 @@ from potstill.report.curves import Tick, nice_ticks
 from potstill.report.metrics import Metric, metric_named
 from potstill.report.names import QUANTISED, is_quantised, mark_of, model_named
 from potstill.report.scorecard import Mark, Reading, Scorecard, axis_top, marks, readings
-from potstill.report.words import Words, quantity, same, tidy
+from potstill.report.words import Words, is_share, quantity, same, tidy
 
 QUALITY = "fidelity.top1"
 COSTS = (
@@ -86,23 +86,34 @@ def _files(found: Mapping[str, Reading]) -> dict[str, Reading]:
 def _plot(
     title: Words, across: tuple[Metric, dict[str, Reading]], up: tuple[Metric, dict[str, Reading]], shipped: str
 ) -> Plot:
-    places = [{mark.model: mark for mark in marks(*axis)} for axis in (across, up)]
+    places = [{mark.model: mark for mark in marks(*one)} for one in (across, up)]
     points = [
-        Point(_label(model, shipped), _told(model, across, up), mark_of(model), places[0][model], places[1][model])
+        Point(
+            _label(model, shipped),
+            told(model, across[1][model], up[1][model]),
+            mark_of(model),
+            places[0][model],
+            places[1][model],
+        )
         for model in across[1]
         if model in places[0] and model in places[1]
     ]
-    return Plot(title, _axis(*across), _axis(*up), ticks_from_zero(*across), ticks_from_zero(*up), _placed(points))
+    return Plot(title, axis(*across), axis(*up), ticks_from_zero(*across), ticks_from_zero(*up), _placed(points))
 
 
 def _placed(points: Sequence[Point]) -> tuple[Point, ...]:
     """Labels moved up and down until none lies on another or on a point, as far as that can be had."""
     done: list[Point] = []
     for point in sorted(points, key=lambda point: point.across.at):
-        side = "start" if point.across.at < WIDE / 2 else "end" if point.across.at > 100 - WIDE / 2 else "middle"
+        side = side_of(point.across)
         free = [lift for lift in LIFTS if _free(point, lift, [one for one in points if one is not point], done)]
         done.append(replace(point, side=side, lift=free[0] if free else LIFTS[0]))
     return tuple(done)
+
+
+def side_of(mark: Mark) -> str:
+    """Which way a label runs, so that it stays inside the frame."""
+    return "start" if mark.at < WIDE / 2 else "end" if mark.at > 100 - WIDE / 2 else "middle"
 
 
 def _free(point: Point, lift: int, others: Sequence[Point], labelled: Sequence[Point]) -> bool:
@@ -123,14 +134,16 @@ def _label(model: str, shipped: str) -> Words:
     return same(model.removeprefix(QUANTISED)) if is_quantised(model) else model_named(model)
 
 
-def _told(model: str, across: tuple[Metric, dict[str, Reading]], up: tuple[Metric, dict[str, Reading]]) -> Words:
-    values = [quantity(found[model].value, found[model].unit) for _, found in (across, up)]
-    return model_named(model) + Words(": ", "：") + values[0] + Words(", ", "，") + values[1]
+def told(model: str, across: Reading, up: Reading) -> Words:
+    """A point in words."""
+    cost, quality = (quantity(reading.value, reading.unit) for reading in (across, up))
+    return model_named(model) + Words(": ", "：") + cost + Words(", ", "，") + quality
 
 
-def _axis(metric: Metric, found: Mapping[str, Reading]) -> Words:
+def axis(metric: Metric, found: Mapping[str, Reading]) -> Words:
+    """What stands beside an axis."""
     unit = next(iter(found.values())).unit
-    return metric.title + (Words(f" ({unit})", f"（{unit}）") if unit in ("MB", "ms") else same(""))
+    return metric.title if is_share(unit) else metric.title + Words(f" ({unit})", f"（{unit}）")
 
 
 def ticks_from_zero(metric: Metric, found: Mapping[str, Reading]) -> tuple[Tick, ...]:

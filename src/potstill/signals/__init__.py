@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from potstill.answers import Answer, read_answers
+from potstill.answers import Answer, answers_of
 from potstill.engines import LOCAL, Worker, results
 from potstill.problem import Problem
 from potstill.run import DTYPE, Run, begun_dtype, write_json
 from potstill.storage import storage_of
 from potstill.vocab.binding import FILE as BINDING
 from potstill.vocab.binding import Binding
-from potstill.vocab.map import VocabMap
+from potstill.vocab.map import MAP, VocabMap
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -152,7 +152,7 @@ Examples = dict[str, list["Example"]]
 
 def _examples(run: Run, source: Source) -> tuple[Examples, Examples]:
     """Split → examples in the student's ids, and the same as the teacher reads them: the same ones unless `bound`."""
-    answers = read_answers(run.stage("answers") / "answers.jsonl")
+    answers = answers_of(run)
     kept, as_read = _paired(run, source, answers) if source.form.kind == "bound" else _shared(run, answers)
     if not kept["train"]:
         raise Problem("no training answer fits into signals.context", "Raise signals.context or shorten the prompts.")
@@ -199,13 +199,14 @@ def _open_source(run: Run, folder: Path) -> Source:
     from potstill.models.checkpoint import write_tensors
     from potstill.models.teacher import find_teacher, load_model
     from potstill.signals.collect import Source
+    from potstill.signals.store import HEAD
 
     teacher = find_teacher(run.recipe.teacher.model, run.home, run.progress)
     # One store must not mix two.
     model = load_model(teacher.checkpoint, getattr(torch, begun_dtype(folder)))
     kept = _kept(run, head_weight(model).detach())
-    if not (folder / "head.safetensors").exists():
-        write_tensors(folder / "head.safetensors", {"head": kept.head, **kept.binding})
+    if not (folder / HEAD).exists():
+        write_tensors(folder / HEAD, {"head": kept.head, **kept.binding})
     form = _store_format(run.recipe, model, kept, teacher.sha256)
     return Source(model, kept.teacher_ids, kept.head, form, run.recipe.signals.k, run.recipe.signals.batch_tokens)
 
@@ -230,7 +231,7 @@ def _kept(run: Run, head: Tensor) -> Kept:
     import torch
 
     if not (run.stage("vocab") / BINDING).exists():
-        vocabulary = VocabMap.load(run.stage("vocab") / "vocab_map.safetensors")
+        vocabulary = VocabMap.load(run.stage("vocab") / MAP)
         teacher_ids = torch.from_numpy(vocabulary.teacher_ids)
         return Kept(head[teacher_ids], teacher_ids, vocabulary.size, {})
     binding = Binding.load(run.stage("vocab") / BINDING)

@@ -14,14 +14,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from potstill.answers import Answer, read_answers
+from potstill.answers import Answer, answers_of
 from potstill.answers.tokenize import tokenize
 from potstill.models.conversation import answer_ids, question_ids, text_ids
 from potstill.models.teacher import Teacher, find_teacher, load_model, load_tokenizer
 from potstill.run import Run, read_json, write_json, write_text
 from potstill.texts import passages
 from potstill.vocab.foreign import bind_vocabulary, foreign_base
-from potstill.vocab.map import VocabMap
+from potstill.vocab.map import MAP, VocabMap
 from potstill.vocab.subset import choose_tokens, subset_tokenizer
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def build_vocabulary(run: Run, folder: Path) -> None:
     """Choose the kept tokens, write the student's tokenizer, say what it costs."""
     teacher = find_teacher(run.recipe.teacher.model, run.home, run.progress)
     tokenizer = load_tokenizer(teacher.checkpoint)
-    answers = read_answers(run.stage("answers") / "answers.jsonl")
+    answers = answers_of(run)
     if (base := foreign_base(run, teacher.checkpoint)) is not None:
         bind_vocabulary(run, folder, teacher, base, _load_teacher(run, teacher), answers)
         return
@@ -59,7 +59,7 @@ def build_vocabulary(run: Run, folder: Path) -> None:
     vocabulary = VocabMap.from_kept(choose_tokens(source, scores, run.recipe.vocab.size))
     tokenizer_json = json.dumps(subset_tokenizer(source, vocabulary.teacher_ids.tolist()), ensure_ascii=False)
     _write_tokenizer(teacher.checkpoint, folder, tokenizer_json)
-    vocabulary.save(folder / "vocab_map.safetensors")
+    vocabulary.save(folder / MAP)
     held_out = [answer for answer in answers if answer.prompt.split == "held-out"] or training
     report = _measure(run, model, tokenizer, load_tokenizer(folder), vocabulary, held_out)
     write_json(folder / "report.json", report | {"used_by_training_text": len(counts)})

@@ -7,7 +7,6 @@ Does not know: the student's shape, signals, training.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ import numpy as np
 from potstill.answers import Answer
 from potstill.models.architecture import read_config
 from potstill.models.base import find_base, same_tokens
-from potstill.models.checkpoint import TOKENIZER_FILES
+from potstill.models.checkpoint import copy_tokenizer
 from potstill.models.teacher import Teacher, load_tokenizer
 from potstill.problem import Problem
 from potstill.recipe import BindingSection
@@ -57,9 +56,7 @@ def bind_vocabulary(
     run: Run, folder: Path, teacher: Teacher, base: Path, model: PreTrainedModel, answers: Sequence[Answer]
 ) -> None:
     """Copy the base's tokenizer, bind the teacher's tokens to its tokens, say what that covers."""
-    for name in TOKENIZER_FILES:
-        if (base / name).exists():
-            shutil.copyfile(base / name, folder / name)
+    copy_tokenizer(base, folder)
     tokenizer = load_tokenizer(folder)
     if not tokenizer.chat_template:
         raise Problem(f"{base} has no chat template", "Choose the instruct version of that model, or add a template.")

@@ -18,6 +18,9 @@ from safetensors.numpy import load_file, save_file
 
 from potstill.problem import Problem
 
+MAP = "vocab_map.safetensors"
+"""In the folder of the stage `vocab`, where the student's tokens are some of the teacher's."""
+
 
 @dataclass(frozen=True)
 class VocabMap:

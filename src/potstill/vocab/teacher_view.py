@@ -17,11 +17,10 @@ from transformers import PreTrainedModel
 
 from potstill.models.anatomy import head_weight
 from potstill.models.examples import Example
-from potstill.models.reading import LAST, read_states
+from potstill.models.reading import BATCH_TOKENS, LAST, read_states
 from potstill.progress import Task
 from potstill.vocab.map import VocabMap
 
-BATCH_TOKENS = 2048
 CHUNK = 256
 """Rows of full-vocabulary logits at a time: 156 MB for 152,000 tokens."""
 
