@@ -70,7 +70,7 @@ def write_tokens(path: Path, tokenizer: PreTrainedTokenizerBase, rows: Sequence[
 def read_tokens(path: Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of a list of tokens. Raises: Problem where a line is no JSON string, or no token of the student."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise Problem(f"{path}: cannot be read ({error})", "Give a UTF-8 text file, a JSON string a line.") from None
     texts = tokenizer.batch_decode([[number] for number in range(len(tokenizer))], clean_up_tokenization_spaces=False)

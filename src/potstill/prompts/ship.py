@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def read_attempts(path: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Kind, number and the fields of every attempt in a `synthetic.jsonl`."""
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").strip("\n").split("\n"):
         row = json.loads(line)
         kind, _, number = row["source"].removeprefix(f"{SYNTHETIC}:").rpartition("-")
         fields = {"text": row["text"], "ended": row["outcome"] != "unended", "tokens": row["tokens"]}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,14 +73,21 @@ def sift(
             stayed.add(prompt.id, found)
             if prompt.split == "held-out":
                 guard.add(HELD_OUT, found)
-    stays = [prompts[place] for place in sorted(kept)]
-    # Golden training prompts came before what the user holds out: near ones stayed in its place, but none may hold it.
-    holding = {
-        one.id: held_set
-        for one in stays
-        if one.split == "train" and one.source == GOLDEN and (held_set := guard.find(ranks.of(one.text), containment))
-    }
-    dropped += [Dropped(one.source, "overlap", holding[one.id]) for one in stays if one.id in holding]
+    stays, holding = _apart(
+        [prompts[place] for place in sorted(kept)], lambda text: guard.find(ranks.of(text), containment)
+    )
+    return stays, dropped + holding
+
+
+def _apart(stays: Sequence[Prompt], held_by: Callable[[str], str | None]) -> tuple[list[Prompt], list[Dropped]]:
+    """Golden training prompts came before what the user holds out: near ones stayed, but none may hold it whole.
+
+    Args:
+        held_by: a text → name of the set of which it holds a text, if any.
+    """
+    golden = [one for one in stays if one.split == "train" and one.source == GOLDEN]
+    holding = {one.id: held_set for one in golden if (held_set := held_by(one.text))}
+    dropped = [Dropped(one.source, "overlap", holding[one.id]) for one in golden if one.id in holding]
     return [one for one in stays if one.id not in holding], dropped
 
 

@@ -79,7 +79,7 @@ class Binding:
     def load(cls, path: Path) -> Binding:
         """Read what `save` wrote; edited lines count. Raises: Problem where the file is missing or damaged."""
         try:
-            sizes, *lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            sizes, *lines = [json.loads(line) for line in path.read_text(encoding="utf-8").strip("\n").split("\n")]
             nobody = np.full(sizes["teacher_tokens"], NOBODY, dtype=np.int64)
             student_of, how = nobody, [""] * len(nobody)
             cosine = np.zeros(len(nobody), dtype=np.float32)
