@@ -16,9 +16,9 @@ import numpy as np
 from potstill.compare.entrants import Entrant, Finished, differences
 from potstill.compare.pairing import Draws, Estimate, centre, compare_runs, interval
 from potstill.evaluate.items import Parts, statistic_of
+from potstill.evaluate.scorecard import STUDENT
 from potstill.report.metrics import Metric, metric_named
 
-STUDENT = "student"
 HELD_OUT = "fidelity.kl"
 """The metric that tells which held-out prompts a run was measured on."""
 

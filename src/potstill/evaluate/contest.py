@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from potstill.evaluate.scorecard import STUDENT, TEACHER
 from potstill.export import gguf_path
 from potstill.models.catalogue import CATALOGUE, entry_named
 from potstill.models.gguf_adapter import named_adapters
@@ -17,8 +18,6 @@ from potstill.models.gguf_reader import check_gguf
 from potstill.models.teacher import find_teacher
 from potstill.problem import Problem
 from potstill.run import Run
-
-TEACHER, STUDENT = "teacher", "student"
 
 
 @dataclass(frozen=True)

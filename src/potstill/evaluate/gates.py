@@ -16,10 +16,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from potstill.bounds import BOUND
-from potstill.evaluate.scorecard import Measure, student_t
+from potstill.evaluate.scorecard import STUDENT, TEACHER, Measure, student_t
 
 State = Literal["met", "missed", "undecided", "not measured"]
-STUDENT, TEACHER = "student", "teacher"
 EXACT = "size."
 """Metrics that are facts: no error although no interval. A single timing has no interval either, but an error."""
 MOST_MORE = 10_000

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from potstill.answers import Answer, answers_of
 from potstill.evaluate.code import program_limits
-from potstill.evaluate.contest import STUDENT, TEACHER, Contest, find_contest
+from potstill.evaluate.contest import Contest, find_contest
 from potstill.evaluate.exam import Exam, Sheet, programs_only, set_exam, sit
 from potstill.evaluate.failures import find_failures
 from potstill.evaluate.fidelity import add_fidelity, checkpoint_fidelity, gguf_fidelity, spread_over, teacher_fidelity
@@ -22,7 +22,7 @@ from potstill.evaluate.items import collect_items
 from potstill.evaluate.marking import mark, run_programs
 from potstill.evaluate.naturalness import add_naturalness, ratings_file, read_ratings
 from potstill.evaluate.sandbox import confinement
-from potstill.evaluate.scorecard import Scorecard, unmeasured
+from potstill.evaluate.scorecard import STUDENT, TEACHER, Scorecard, unmeasured
 from potstill.evaluate.speed import add_speed, choose_questions, measure_speed, read_result
 from potstill.fidelity import Fidelity
 from potstill.run import Run, read_json, write_json

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from potstill.run import read_json, write_json
 
 Floats = NDArray[np.float64]
+TEACHER, STUDENT = "teacher", "student"
+"""Names of the two models that every scorecard has."""
 STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 """97.5 % points of Student's t for 1, 2, … degrees of freedom."""
 NORMAL = 1.959964

@@ -7,7 +7,8 @@ Does not know: how anything was made or measured.
 
 from __future__ import annotations
 
-from potstill.ladder.standing import TEACHER, Family
+from potstill.evaluate.scorecard import TEACHER
+from potstill.ladder.standing import Family
 from potstill.report.html import render_page
 from potstill.report.metrics import Metric, metric_named
 from potstill.report.names import mark_of, model_named

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from potstill.evaluate.scorecard import Measure, read_measures
+from potstill.evaluate.scorecard import STUDENT, TEACHER, Measure, read_measures
 from potstill.ladder.plan import Rung
 from potstill.report.words import DASH, Table, plain, with_ends
 from potstill.run import read_json
@@ -21,7 +21,6 @@ METRICS = (
     "fidelity.kl", "fidelity.top1", "code.runs", "code.passes", "commonsense.error",
     "size.file_mb", "speed.decode_tok_s", "speed.first_token_ms", "memory.peak_mb",
 )  # fmt: skip
-TEACHER, STUDENT = "teacher", "student"
 
 Row = Mapping[str, Measure]
 

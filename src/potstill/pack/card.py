@@ -12,6 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from potstill.evaluate.scorecard import STUDENT, TEACHER
 from potstill.models.gguf_adapter import adapter_name
 from potstill.pack.manifest import Kind, PackTeacher
 from potstill.report.glance import AXES
@@ -22,7 +23,6 @@ from potstill.report.scorecard import Reading, readings
 from potstill.report.verdict import ruling
 from potstill.report.words import DASH, Words, in_brackets, interval, millions, quantity, same
 
-STUDENT, TEACHER = "student", "teacher"
 MORE_ROWS = ("fidelity.kl",)
 CODE = "code.passes"
 WRONG = "commonsense.error"

@@ -20,8 +20,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from potstill.chat import find_models, usual_marks
-from potstill.evaluate.contest import STUDENT
 from potstill.evaluate.naturalness import ratings_file
+from potstill.evaluate.scorecard import STUDENT
 from potstill.models.gguf_adapter import parts_of
 from potstill.models.gguf_reader import check_gguf
 from potstill.pack import find_pack_model, is_pack
