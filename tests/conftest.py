@@ -77,3 +77,13 @@ def tiny_ggufs(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
 def tiny_gguf(tiny_ggufs: dict[str, Path]) -> Path:
     """The tiny checkpoint as an F16 GGUF."""
     return tiny_ggufs["F16"]
+
+
+@pytest.fixture(params=["memory", "file"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An address of fsspec's: in this process's memory, and of a folder."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    yield f"memory://{tmp_path.name}" if request.param == "memory" else (tmp_path / "away").as_uri()
+    MemoryFileSystem.store.clear()
+    MemoryFileSystem.pseudo_dirs[:] = [""]

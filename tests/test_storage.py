@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import known_implementations
 
 from listening import Listening
@@ -20,13 +18,6 @@ from potstill.run import Run
 from potstill.storage import WHOLE, Storage, files_of, storage_of
 
 FILES = {"log.jsonl": "one\n", "checkpoint-3/model.safetensors": "weights", "copy.json": "weights"}
-
-
-@pytest.fixture(params=["memory", "file"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    yield f"memory://{tmp_path.name}" if request.param == "memory" else (tmp_path / "away").as_uri()
-    MemoryFileSystem.store.clear()
-    MemoryFileSystem.pseudo_dirs[:] = [""]
 
 
 @pytest.fixture

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
 from test_store import build_store
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -23,13 +22,6 @@ from tiny import build_model
 
 FINGERPRINT = "0123456789abcdef"
 Machine = Callable[..., Run]
-
-
-@pytest.fixture(params=["memory", "file"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    yield f"memory://{tmp_path.name}" if request.param == "memory" else (tmp_path / "away").as_uri()
-    MemoryFileSystem.store.clear()
-    MemoryFileSystem.pseudo_dirs[:] = [""]
 
 
 @pytest.fixture

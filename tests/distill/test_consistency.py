@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from potstill.distill.consistency import Consistency, advantages, agreement, policy_gradient_loss
@@ -22,17 +21,9 @@ from potstill.models.completion import Reply
 from potstill.models.conversation import answer_ids, question_ids
 from potstill.prompts import Prompt
 from potstill.recipe import ConsistencySection, validate_recipe
+from tiny import by_characters
 
 PROMPTS = [Prompt(f"p{n}", text, "test", "test", "train") for n, text in enumerate(("今天天气很好", "你好", "hello"))]
-
-
-def by_characters(texts: list[str]) -> NDArray[np.floating[Any]]:
-    """A toy embedder: how often each character occurs; the same character throughout is cosine 1."""
-    counts = np.zeros((len(texts), 61), dtype=np.float32)
-    for place, text in enumerate(texts):
-        for character in text:
-            counts[place, ord(character) % 61] += 1
-    return counts
 
 
 @dataclass

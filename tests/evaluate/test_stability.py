@@ -21,6 +21,7 @@ from potstill.evaluate.stability import (
     repetition,
     similarities,
 )
+from tiny import by_characters
 
 ROWS = {
     "stability.bleu4_variance",
@@ -33,22 +34,13 @@ SEA = ["海水咸是因为河流把盐带进了海里。", "河流一路溶解�
 TALK = ["别急，慢慢来。", "一次考试说明不了什么，先吃饭。", "我陪你出去走走吧！"]
 
 
-def fake_embed(texts: list[str]) -> NDArray[np.floating[Any]]:
-    """Characters counted by code point: the same text the same vector, no character in common cosine 0."""
-    counts = np.zeros((len(texts), 997), dtype=np.float32)
-    for place, text in enumerate(texts):
-        for character in text:
-            counts[place, ord(character) % 997] += 1
-    return counts
-
-
 def written(texts: Sequence[str], ended: bool = True) -> list[Written]:
     return [Written(text, ended, len(text)) for text in texts]
 
 
 def rows_of(groups: Sequence[Sequence[Written]], model: str = "student") -> dict[str, Measure]:
     card = Scorecard()
-    add_stability(card, model, groups, 200, seed=3, embed=fake_embed)
+    add_stability(card, model, groups, 200, seed=3, embed=by_characters)
     return {metric: row[model] for metric, row in card.measures.items()}
 
 
@@ -91,7 +83,7 @@ def test_an_empty_model_is_stable_and_breaks_nothing() -> None:
 
 def test_an_empty_answer_is_unlike_every_other() -> None:
     assert pairwise_bleu(["海水是咸的。", ""]).tolist() == [0.0, 0.0]
-    assert similarities([["海水是咸的。", "", "海水是咸的。"]], fake_embed) == [pytest.approx(1 / 3)]
+    assert similarities([["海水是咸的。", "", "海水是咸的。"]], by_characters) == [pytest.approx(1 / 3)]
 
 
 def test_the_encoder_is_asked_once_for_distinct_texts_in_order_and_never_for_empty_ones() -> None:
@@ -99,7 +91,7 @@ def test_the_encoder_is_asked_once_for_distinct_texts_in_order_and_never_for_emp
 
     def watched(texts: list[str]) -> NDArray[np.floating[Any]]:
         asked.append(texts)
-        return fake_embed(texts)
+        return by_characters(texts)
 
     similarities([["二", "一", ""], ["一", "一", "三"]], watched)
     assert asked == [sorted({"一", "二", "三"})]
@@ -127,7 +119,7 @@ def test_a_shorter_answer_pays_only_where_it_is_the_hypothesis() -> None:
 
 def test_similarity_and_repetition_by_hand() -> None:
     # cosines 1/2, 1/√2 and 1/√2
-    assert similarities([["甲乙", "乙丙", "乙"]], fake_embed) == [pytest.approx((0.5 + math.sqrt(2)) / 3)]
+    assert similarities([["甲乙", "乙丙", "乙"]], by_characters) == [pytest.approx((0.5 + math.sqrt(2)) / 3)]
     assert repetition("一二三四一二三四") == pytest.approx(1 / 5)
     assert repetition("一 二\n三四 一二\n\n三四") == pytest.approx(1 / 5)
     assert [repetition(text) for text in ("", "一二三", "一二三四", "一二三四五")] == [0.0] * 4
@@ -171,4 +163,4 @@ def test_the_seed_decides_the_interval() -> None:
 @pytest.mark.parametrize("groups", [[], [written(["一"])], [written(SEA), written([])]])
 def test_a_question_without_two_answers_is_refused(groups: list[list[Written]]) -> None:
     with pytest.raises(ValueError, match="two answers"):
-        add_stability(Scorecard(), "student", groups, 200, seed=0, embed=fake_embed)
+        add_stability(Scorecard(), "student", groups, 200, seed=0, embed=by_characters)

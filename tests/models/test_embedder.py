@@ -13,15 +13,7 @@ from numpy.typing import NDArray
 
 from potstill.models.embedder import OFFLINE, meanings, open_embedder
 from potstill.problem import Problem
-
-
-def characters(texts: list[str]) -> NDArray[np.floating[Any]]:
-    """Characters counted by code point: no character in common, cosine 0."""
-    counts = np.zeros((len(texts), 997), dtype=np.float32)
-    for place, text in enumerate(texts):
-        for character in text:
-            counts[place, ord(character) % 997] += 1
-    return counts
+from tiny import by_characters
 
 
 @pytest.fixture
@@ -37,7 +29,7 @@ def toy_library(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
         def encode(self, texts: list[str], normalize_embeddings: bool, show_progress_bar: bool) -> Any:
             assert normalize_embeddings and not show_progress_bar
-            counts = characters(texts)
+            counts = by_characters(texts)
             return counts / np.linalg.norm(counts, axis=1, keepdims=True)
 
     module = ModuleType("sentence_transformers")
@@ -110,7 +102,7 @@ def test_meanings_are_unit_vectors_and_an_empty_text_means_nothing() -> None:
 
     def watched(texts: list[str]) -> NDArray[np.floating[Any]]:
         asked.append(texts)
-        return characters(texts)
+        return by_characters(texts)
 
     vectors = meanings(["乙乙", "甲", " \n", "乙乙", ""], watched)
     assert asked == [["乙乙", "甲"]]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from fsspec.implementations.memory import MemoryFileSystem
 from safetensors.torch import load
 
 from listening import Listening
@@ -24,13 +23,6 @@ from potstill.vocab import build_vocabulary
 from tiny_foreign import some_answers
 
 FINGERPRINT = "0123456789abcdef"
-
-
-@pytest.fixture(params=["memory", "file"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    yield f"memory://{tmp_path.name}" if request.param == "memory" else (tmp_path / "away").as_uri()
-    MemoryFileSystem.store.clear()
-    MemoryFileSystem.pseudo_dirs[:] = [""]
 
 
 @pytest.fixture
