@@ -91,7 +91,7 @@ def measure_all(run: Run, options: argparse.Namespace) -> dict[str, dict[str, An
     wanted = {WHOLE: run.recipe} | {str(size): with_size(run.recipe, size) for size in options.sizes}
     for name, recipe in wanted.items():
         own = replace(run, folder=out / name, recipe=recipe)
-        made_by = {"tasks": options.tasks, "fingerprint": pipeline.fingerprints(own)["vocab"]}
+        made_by = {"tasks": options.tasks, "fingerprint": pipeline.fingerprints(replace(run, recipe=recipe))["vocab"]}
         if made_by.items() <= known.get(name, {}).items():
             continue
         figures, checkpoint = whole(own) if name == WHOLE else part(own, run.folder)

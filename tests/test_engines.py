@@ -107,7 +107,7 @@ def test_here_units_come_in_order() -> None:
 
 def test_without_ray_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(Problem, match=r'pip install "potstill\[ray\]"'):
+    with pytest.raises(Problem, match=r"-m pip install -e '\.\[ray\]'"):
         list(results(RAY, [1], squares, open_squares))
 
 

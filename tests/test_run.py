@@ -12,12 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from listening import Listening
 from potstill.problem import Problem
 from potstill.recipe import Recipe
-from potstill.run import Run, default_home, digest, open_run, read_json, write_json, write_text
+from potstill.run import Run, content_of, default_home, digest, open_run, read_json, write_json, write_text
 
 RECIPE = Recipe.model_validate({"name": "x"})
 
@@ -215,3 +217,22 @@ def test_home_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp
     assert default_home() == tmp_path
     monkeypatch.setenv("POTSTILL_HOME", "")
     assert default_home() == Path.home() / ".cache" / "potstill"
+
+
+def test_content_is_what_a_stage_has_made_and_not_how(tmp_path: Path) -> None:
+    arrays = {"b": np.arange(3.0), "a": np.arange(2)}
+    contents = []
+    for name, notes in (
+        ("one", {"x": "1", "y": "2"}),
+        ("other", {"y": "2", "x": "1"}),
+        ("third", {"x": "2", "y": "1"}),
+    ):
+        folder = tmp_path / name
+        (folder / "student").mkdir(parents=True)
+        save_file(arrays, folder / "student" / "model.safetensors", metadata=notes)
+        (folder / "report.json").write_text(name)
+        (folder / ".hidden").write_text(name)
+        contents.append(content_of(folder))
+    assert contents[0] == contents[1] != contents[2]
+    (tmp_path / "one" / "student" / "model.safetensors").write_text("torn")
+    assert content_of(tmp_path / "one") != contents[0]

@@ -277,7 +277,7 @@ def _build(run: Run, stage: Stage, fingerprint: str, state: str, **how: str) -> 
     with run.building(stage.name, fingerprint, stage.reads) as folder:
         storage = storage_of(run, stage.name) if stage.name not in MEASURED else None
         worked = folder / WORKED
-        if not worked.exists():
+        if not worked.exists() or ranks.count() > 1:  # the other ranks do not know, and wait for the first in the stage
             if storage and state != "done" and storage.fetch([WHOLE], folder):
                 run.progress.say(f"[{stage.name}] fetched whole from {storage.url}")
                 return

@@ -14,7 +14,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -229,12 +229,19 @@ class Run:
 
 def content_of(folder: Path) -> str:
     """A short hash of what a stage has made: the same where it was made anew and came out the same."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.startswith(".") and path.name not in _TOLD:
-            with path.open("rb") as file:
-                found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digest(found)
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name not in _TOLD]
+    return digest({path.relative_to(folder).as_posix(): _hash(path) for path in paths if path.name[0] != "."})
+
+
+def _hash(path: Path) -> str:
+    """SHA-256; of safetensors with the notes of its header in order, which are written in any."""
+    with path.open("rb") as file:
+        header = b""
+        if path.suffix == ".safetensors":
+            header = file.read(min(int.from_bytes(file.read(8), "little"), path.stat().st_size))
+            with suppress(ValueError):
+                header = json.dumps(json.loads(header), sort_keys=True).encode()
+        return hashlib.sha256(header + hashlib.file_digest(file, "sha256").digest()).hexdigest()
 
 
 def open_run(folder: Path, home: Path | None = None, progress: Progress | None = None) -> Run:

@@ -83,7 +83,7 @@ def test_a_base_of_its_own_keeps_all_of_its_tokens(tmp_path: Path) -> None:
     )
     assert sizes(tmp_path, prune={"base": "microsoft/Phi-3-mini-4k-instruct"}).shape is None
     alike = {"teacher": {"model": str(save_checkpoint(tmp_path / "teacher"))}, "vocab": {"size": 512}}
-    base = {"base": str(save_checkpoint(tmp_path / "base", seed=3))}
-    assert str(sizes(tmp_path, prune=base | {"layers": 1, "ffn": 32}, **alike).shape).endswith("vocabulary 512")
+    own = {"base": str(save_checkpoint(tmp_path / "base", seed=3))}
+    assert str(sizes(tmp_path, prune=own | {"layers": 1, "ffn": 32}, **alike).shape).endswith("vocabulary 512")
     with pytest.raises(Problem, match=r"prune\.hidden = 320"):
         sizes(tmp_path, prune={"base": str(base), **shape, "hidden": 320})

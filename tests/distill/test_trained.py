@@ -289,5 +289,5 @@ def test_a_missing_library_is_named_with_its_extra(
     tiny_model: PreTrainedModel, kind: str, library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(Problem, match=rf"{library}.*potstill\[lora\]"):
+    with pytest.raises(Problem, match=rf"{library}.*-m pip install -e '\.\[lora\]'"):
         prepared(tiny_model, kind)

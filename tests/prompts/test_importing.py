@@ -191,7 +191,7 @@ def test_saved_dataset(tmp_path: Path) -> None:
 
 def test_dataset_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(Problem, match=r"pip install 'potstill\[datasets\]'"):
+    with pytest.raises(Problem, match=r"-m pip install -e '\.\[datasets\]'"):
         read(tmp_path)
 
 

@@ -107,7 +107,7 @@ def _line(name: str, reading: Reading, standing: Standing, extent: float) -> Lin
     return Line(
         name=name,
         value=quantity(reading.value.value, unit) if reading.value else metric.absent,
-        interval=(reading.value and interval(reading.value.low, reading.value.high, unit)) or same(""),
+        interval=(interval(reading.value.low, reading.value.high, unit) if reading.value else None) or same(""),
         difference=_signed(difference.value, unit) + _points(unit) if difference else same(""),
         difference_interval=_difference_interval(difference, unit),
         verdict=reading.verdict,

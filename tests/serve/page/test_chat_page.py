@@ -258,6 +258,17 @@ def test_an_answer_stays_where_nothing_takes_its_place(site: Site) -> None:
     expect(finished(page).locator(".prose")).to_have_text("You asked: Hello?")
 
 
+def test_an_answer_stays_where_the_new_one_is_stopped_before_it_begins(site: Site) -> None:
+    page = site.open()
+    ask(page, "Hello?")
+    finished(page)
+    page.route("**/v1/chat/completions", lambda route: None)  # never answered
+    page.get_by_role("button", name="Answer again").click()
+    expect(answers(page)).to_have_attribute("data-finish", "none")
+    page.keyboard.press("Escape")
+    expect(finished(page).locator(".prose")).to_have_text("You asked: Hello?")
+
+
 def test_the_list_keeps_the_focus_and_the_click(site: Site) -> None:
     page = site.open()
     ask(page, "One?")

@@ -17,7 +17,7 @@ import { growing, sendsOnEnter } from "./question.js";
 import { examples, onLanguage, startWords, word } from "./words.js";
 
 const NEAR_END = 90;
-const running = new Map(); // id of a conversation → {controller, view, node}
+const running = new Map(); // id of a conversation → {controller, view, earlier}
 const rows = new Map(); // id of a conversation → its place in the list
 let conversations = readConversations();
 let current = conversations.find((one) => one.id === location.hash.slice(1)) ?? newConversation();
@@ -58,13 +58,13 @@ async function answer(conversation, earlier = null) {
   const controller = new AbortController();
   const view = new AnswerView(turn);
   conversation.turns.push(turn);
-  running.set(conversation.id, { controller, view });
+  running.set(conversation.id, { controller, view, earlier });
   view.begin();
   show();
   toEnd(true);
   await finish(conversation, turn, view, messages, controller.signal);
   running.delete(conversation.id);
-  if (earlier && turn.finish === "cut" && !turn.text) {
+  if (earlier && !turn.text && turn.finish !== "stop") {
     conversation.turns[conversation.turns.indexOf(turn)] = earlier;
     if (conversation === current) show();
   }
@@ -276,9 +276,10 @@ function reread() {
 }
 
 function keepUnfinished() {
-  for (const id of running.keys()) {
+  for (const [id, { view, earlier }] of running) {
     const conversation = conversations.find((one) => one.id === id);
-    if (conversation) keepConversation({ ...conversation, turns: conversation.turns.map((turn) => ("finish" in turn ? { ...turn, finish: turn.finish ?? "cut" } : turn)) });
+    const whole = (turn) => (turn === view.turn && !turn.text && earlier ? earlier : "finish" in turn ? { ...turn, finish: turn.finish ?? "cut" } : turn);
+    if (conversation) keepConversation({ ...conversation, turns: conversation.turns.map(whole) });
   }
 }
 
