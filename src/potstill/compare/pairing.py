@@ -61,7 +61,7 @@ def centre(runs: Floats, statistic: Statistic) -> float:
 def interval(value: float, drawn: Floats, items: int) -> Estimate:
     """The value with a percentile interval of what was drawn, stretched where it was drawn of few items.
 
-    Sources: as `bootstrap`'s. Of one item, or where every draw is the same, resampling knows nothing about what was not seen.
+    Sources: as `bootstrap`'s. Of one item, or where every draw is the same, resampling knows nothing of the others.
     """
     if items < 2 or np.ptp(drawn) == 0:
         return Estimate(value, None, None)

@@ -4,7 +4,7 @@ In:  the path of a GGUF, ours or anybody's.
 Out: metadata; a Problem where the file is damaged; float32 weights under Transformers' names.
 Does not know: how such a file is written, llama.cpp, recipes, runs.
 
-Not by `gguf.GGUFReader`, which makes an object of each of 150,000 tokens and tells of damage in numpy's words; the tests
+Not by `gguf.GGUFReader`, which makes an object of each of 150,000 tokens and tells of damage in numpy's words; tests
 hold the two equal.
 """
 
