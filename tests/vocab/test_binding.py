@@ -50,7 +50,9 @@ def test_the_bytes_of_both_kinds_of_tokenizer_meet() -> None:
     assert binding.student_of[teacher.end] == student.end
 
 
-def test_neighbours_are_mutual_and_near() -> None:
+@pytest.mark.parametrize("rows", [1, 2048])
+def test_neighbours_are_mutual_and_near(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    monkeypatch.setattr("potstill.vocab.binding.ROWS", rows)
     ids = np.array([10, 11, 12]), np.array([20, 21])
     teacher = np.array([[1, 0], [0.9, 0.436], [0, 1]], dtype=np.float32)
     student = np.array([[1, 0], [-0.6, 0.8]], dtype=np.float32)
