@@ -25,6 +25,7 @@ from ablation import finish
 from rich.console import Console
 
 from potstill.recipe import load_recipe, with_options
+from potstill.report.words import with_ends
 from potstill.run import Run, default_home, read_json, write_text
 from potstill.terminal import TerminalProgress
 
@@ -37,6 +38,7 @@ FILE = {
     "code.passes": "passes",
     "commonsense.error": "commonsense error",
     "stability.similarity": "similarity",
+    "stability.repetition": "repetition",
     "stability.ended": "ended",
 }
 FLOAT = {"fidelity.kl": "KL, trained", "fidelity.top1": "top-1, trained"}
@@ -153,8 +155,7 @@ def cell(entry: Entry, metric: str, model: str) -> str:
     found = entry.scores.get(metric, {}).get(model, {})
     if found.get("value") is None:
         return ""
-    text = f"{found['value']:.3g}"
-    return text if found.get("low") is None else f"{text} [{found['low']:.3g}–{found['high']:.3g}]"
+    return with_ends(found["value"], found.get("low"), found.get("high"))
 
 
 def forecasts(entries: Sequence[Entry]) -> list[str]:

@@ -99,7 +99,8 @@ def measure_all(run: Run, options: argparse.Namespace) -> dict[str, dict[str, An
     out: Path = options.out or options.run / "types"
     out.mkdir(parents=True, exist_ok=True)
     book = out / "types.json"
-    student = {stage: run.fingerprint(stage) for stage in ("distill", "signals")}
+    made = run.manifest()
+    student = {one: made.get(one, {}).get("content", run.fingerprint(one)) for one in ("distill", "signals")}
     settings = {"importance": options.importance, "guard": options.guard, "answers": options.answers} | student
     known = read_json(book) if book.exists() else {"settings": settings, "types": {}}
     if known["settings"] != settings:
@@ -191,7 +192,7 @@ def code(run: Run, gguf: Path, tasks: int) -> dict[str, int]:
     program = Sampling.greedy(section.code_tokens, stop=(BEHIND_CODE,))
     asks = [Ask(task.prompt, program) for task in chosen]
     with run.progress.task(f"{gguf.stem} writes programs", len(asks), "programs") as bar:
-        notebook = open_notebook(gguf, run.home, None)
+        notebook = open_notebook(gguf, run.home, gguf.parent / "replies", fresh=False)
         replies = write_replies(gguf, asks, section.reply_context, notebook, bar, run.progress.say)
     limits = program_limits(section)
     with run.progress.task(f"{gguf.stem} programs run", len(asks), "programs") as bar:

@@ -24,16 +24,15 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, Qwen2Config
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
-from potstill.distill import Log, training_arguments
+from potstill.distill import training_arguments
 from potstill.distill.schedule import StepCount
 from potstill.distill.trainer import DistillTrainer, Pace
 from potstill.machine import bound_product_caches, freed_memory_kept, multiplication_gflops, peak_memory_mb
 from potstill.models.causal import causal_attention
 from potstill.models.examples import Example
 from potstill.models.norms import rms_norm
-from potstill.progress import Silent
 from potstill.recipe import Recipe, load_recipe
-from potstill.run import read_json, write_json
+from potstill.run import write_json
 from potstill.signals.formats import encode_states
 from potstill.signals.store import HEAD, SignalStore, StoreFormat, write_shard
 from potstill.terminal import table
@@ -75,8 +74,6 @@ def measure(recipe: Recipe, store: SignalStore, folder: Path, dtype: str, layers
         )
     )
     matrices = {n: w for n, w in student.named_parameters() if w.dim() == 2 and "layers." in n}
-    log = Log(folder / "log.jsonl")
-    log.keep_steps(0)
     section = recipe.distill.model_copy(update={"budget_minutes": None, "epochs": 1.0})
     arguments = training_arguments(recipe.model_copy(update={"distill": section}), folder, 1.0)
     arguments = replace(arguments, bf16=dtype == "bfloat16")
@@ -89,12 +86,10 @@ def measure(recipe: Recipe, store: SignalStore, folder: Path, dtype: str, layers
         peaks.append(multiplication_gflops(getattr(torch, dtype), 0.2))  # a shared machine is not as fast every second
         started = time.perf_counter()
 
-    with Silent().task("", 1, "") as task:
-        log.task = task
-        pace = Pace(StepCount(1), 1e9, report)
-        # What they hold makes no difference to the time either.
-        curvature = {n: torch.eye(w.shape[1], dtype=getattr(torch, dtype)) for n, w in matrices.items()}
-        DistillTrainer(student, store, section, arguments, pace, 0, curvature=curvature).train()
+    pace = Pace(StepCount(1), 1e9, report)
+    # What they hold makes no difference to the time either.
+    curvature = {n: torch.eye(w.shape[1], dtype=getattr(torch, dtype)) for n, w in matrices.items()}
+    DistillTrainer(student, store, section, arguments, pace, 0, curvature=curvature).train()
     examples = store.examples
     share = (len(seconds) - 1) / len(seconds)
     tokens = sum(len(e.ids) for e in examples) * share
@@ -155,8 +150,8 @@ def random_store(folder: Path, batch_tokens: int, batches: int) -> SignalStore:
     from safetensors.torch import save_file
 
     save_file({"head": (0.02 * torch.randn(VOCABULARY, WIDTH)).bfloat16()}, folder / HEAD)
-    write_json(folder / "index.json", {"format": vars(form), "shards": {"train": ["train-00000.safetensors"]}})
-    assert read_json(folder / "index.json")
+    index = {"formats": {"train": vars(form)}, "shards": {"train": ["train-00000.safetensors"]}}
+    write_json(folder / "index.json", index)
     return SignalStore(folder, "train")
 
 

@@ -75,6 +75,14 @@ def test_every_mistake_is_told_at_once() -> None:
         ({"name": "x", "export": {"types": ["F16"], "ship": "Q4_0"}}, 'ship = "Q4_0" is not among types'),
         ({"name": "x", "distill": {"finish": {"share": 0.2}}}, 'set export.ship = "Q4_0"'),
         (
+            {"name": "x", "distill": {"finish": {"share": 0.2}}, "export": {"types": ["Q4_0", "Q8_0"], "ship": "Q8_0"}},
+            "Q8_0 would be rounded a second time",
+        ),
+        (
+            {"name": "x", "distill": {"on_policy": {"share": 0.5}, "losses": {"forward_kl": 0, "cross_entropy": 1}}},
+            "distill.on_policy.share = 0.5: the student's own answers teach by a divergence alone",
+        ),
+        (
             {"name": "x", "distill": {"warmup": 1.0, "still": 0.02}},
             "still + warmup = 1.02: together they are at most 1",
         ),

@@ -55,7 +55,7 @@ def test_what_was_done_before_says_nothing_of_the_time_left(monkeypatch: pytest.
 
 def test_nor_does_it_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     out, now = io.StringIO(), [0.0]
-    shown = Console(file=out, force_terminal=True, width=120)
+    shown = Console(file=out, force_terminal=True, force_interactive=True, width=120)
     monkeypatch.setattr(shown, "get_time", lambda: now[0])
     with TerminalProgress(shown).task("the teacher reads", 1000, "tokens") as task:
         task.resume(800)
@@ -73,14 +73,15 @@ def test_lines_are_said_as_they_are() -> None:
 def test_a_terminal_of_another_encoding_gets_a_bar_too() -> None:
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding="gbk", write_through=True)
-    with TerminalProgress(Console(file=file, force_terminal=True, width=120)).task("读", 2, "layers") as task:
+    console = Console(file=file, force_terminal=True, force_interactive=True, width=120)
+    with TerminalProgress(console).task("读", 2, "layers") as task:
         task.advance()
     assert "读" in raw.getvalue().decode("gbk")
 
 
 def test_a_terminal_gets_a_bar_with_a_rate() -> None:
     out = io.StringIO()
-    progress = TerminalProgress(Console(file=out, force_terminal=True, width=120))
+    progress = TerminalProgress(Console(file=out, force_terminal=True, force_interactive=True, width=120))
     with progress.task("[cut] and heal", 2, "layers") as task:
         task.describe("[layer 1]")
         task.advance()

@@ -97,7 +97,8 @@ def compare(given: argparse.Namespace, run: Run) -> None:
 def identity(run: Run) -> str:
     """Changes with everything that contestants are given: results of one run are never taken for another's."""
     stages = ("answers", "vocab", "prune", "distill", "export")
-    return digest({stage: run.fingerprint(stage) for stage in stages})[:8]
+    made = run.manifest()
+    return digest({stage: made.get(stage, {}).get("content", run.fingerprint(stage)) for stage in stages})[:8]
 
 
 def choose(given: argparse.Namespace, run: Run, kept: Path) -> Choice:

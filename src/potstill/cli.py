@@ -17,9 +17,10 @@ from typing import Annotated, Any
 
 import typer
 
+from potstill import __version__
 from potstill.cli_plan import minutes
 from potstill.cli_plan import register as register_plan
-from potstill.cli_shown import Json, progress, refuse_what_cannot_fit, show_table
+from potstill.cli_shown import Json, progress, refuse_another_s_run, refuse_what_cannot_fit, show_table
 from potstill.cli_use import register
 from potstill.machine import bound_product_caches, bound_threads
 from potstill.problem import Problem, what_the_system_refused
@@ -67,6 +68,21 @@ def write_what_can_be_written() -> None:
             stream.reconfigure(errors="replace")
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"potstill {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """What all verbs share: nothing but this."""
+
+
 @app.command()
 def run(
     recipe: RecipeFile,
@@ -93,18 +109,22 @@ def run(
     wanted = with_options(load_recipe(recipe), minutes(budget) if budget else None, skip_bad)
     folder = run or Path("runs") / wanted.name
     opened = Run(folder, wanted, default_home(), progress())
+    refuse_another_s_run(opened)
     names = pipeline.names_until(until)
     found = {stage.name: stage.state for stage in pipeline.states(opened)}
     missing = {name: state for name, state in found.items() if name in names and state != "done"}
     if missing:
         refuse_what_cannot_fit(opened, [name for name, state in found.items() if state == "done"])
         say_what_it_takes(opened, missing)
+    if stale := [name for name, state in missing.items() if state == "stale"]:
+        was = "was" if len(stale) == 1 else "were"
+        opened.progress.say(f"{', '.join(stale)} {was} made otherwise and will be replaced; --run DIR keeps {folder}")
     pipeline.run_all(opened, until)
     if names[-1] != "report":
         typer.echo(f"\n{folder}: done as far as {until}. The same command without --until does the rest.")
         return
     _show_scorecard(folder, as_json=False)
-    typer.echo(f"\nReport:  {folder / 'report' / 'report.html'}\nChat:    potstill chat {folder}")
+    typer.echo(f"\nReport:  {folder / 'report' / 'report.html'}\nChat:    {opened.command('chat')}")
 
 
 def say_what_it_takes(opened: Any, missing: dict[str, str]) -> None:

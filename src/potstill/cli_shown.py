@@ -37,6 +37,21 @@ def progress() -> Any:
     return TerminalProgress(Console(stderr=True))
 
 
+def refuse_another_s_run(run: Any) -> None:
+    """Stop before any work where the folder is at work already, or is the run of another recipe. Raises: Problem."""
+    from potstill.models.identity import read_object
+    from potstill.problem import Problem
+
+    if run.folder.is_dir():
+        with run.alone():  # said now, not after a forecast for a machine that is busy with it
+            kept = read_object(run.folder / "recipe.json").get("name")
+        if kept not in (None, run.recipe.name):
+            raise Problem(
+                f"{run.folder} is a run of the recipe {kept!r}, not of {run.recipe.name!r}",
+                "Give another --run, or give the recipe that name.",
+            )
+
+
 def refuse_what_cannot_fit(run: Any, done: Collection[str] = ()) -> None:
     """Stop before any work where disk or memory cannot hold the run. Raises: Problem.
 

@@ -8,6 +8,7 @@ Does not know: how anything is done. Heavy imports happen inside the verb that n
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -132,7 +133,7 @@ def pack(
         raise Problem(f"--pro {pro}: there is no such way", f"Choose from: {', '.join(get_args(Pro))}.")
     kinds = [one for one in KINDS if not kind or one in kind]
     for folder in make(open_run(run, progress=progress()), out, kinds, version=version, licence=licence, pro=pro):  # type: ignore[arg-type]
-        typer.echo(f"{folder}   potstill install {folder}")
+        typer.echo(f"{folder}   potstill install {shlex.quote(str(folder))}")
 
 
 def install(
@@ -178,7 +179,6 @@ def compare(
     from potstill.compare import comparison_json, comparison_tables, write_page
 
     found = compare_runs(runs)
-    write_page(found, page)
     for warning in found.warnings:
         typer.echo(warning, err=True)
     if as_json:
@@ -186,7 +186,9 @@ def compare(
     else:
         for title, columns, rows in comparison_tables(found):
             show_table(title, columns, rows)
-    typer.echo(f"Page: {page}", err=True)
+    place = page / "compare.html" if page.is_dir() else page
+    write_page(found, place)
+    typer.echo(f"Page: {place}", err=True)
 
 
 def soak(

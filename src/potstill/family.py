@@ -19,6 +19,7 @@ def copy_finished(other: Path, run: Run, until: str | None = None) -> None:
 
     Folders first, so that the manifest never promises more than there is. The caller holds `run` (`Run.alone`).
     """
+    run.keep_recipe()  # first, so that a kill leaves what is known for a run's
     finished = Run(other, run.recipe, run.home)
     here, there = run.manifest(), finished.manifest()
     for name in pipeline.names_until(until):

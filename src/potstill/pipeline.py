@@ -231,12 +231,21 @@ def require_one_student(run: Run) -> None:
     for name, student in (("export", "distill"), ("evaluate", "distill"), ("evaluate", "export")):
         read, there = manifest.get(name, {}).get("inputs", {}).get(student), manifest.get(student, {}).get("content")
         if read and there and read != there:
-            raise Problem(f"{run.folder}: `{name}` is of an earlier student", f"potstill {name} {run.folder}")
+            raise Problem(f"{run.folder}: `{name}` is of an earlier student", run.command(name))
+
+
+def _refuse_strangers(run: Run) -> None:
+    """Raises: Problem where folders of somebody's own are called like stages, which would take their place."""
+    if not any((run.folder / name).exists() for name in ("recipe.json", "manifest.json")):
+        for stage in STAGES:
+            if (run.folder / stage.name).exists():
+                raise Problem(f"{run.folder / stage.name} is there, and no run has made it", "Give another --run.")
 
 
 def run_all(run: Run, until: str | None = None) -> None:
     """Do every stage, or those as far as `until`, that isn't done; say which were stale."""
     ranks.refuse_several("run")
+    _refuse_strangers(run)
     with run.alone():
         run.keep_recipe()
         for name in names_until(until):
@@ -265,7 +274,7 @@ def run_stage(run: Run, name: str, **how: str) -> None:
         if unready:
             raise Problem(
                 f"`{name}` reads {', '.join(f'`{needed}` ({standing[needed]})' for needed in unready)}",
-                f"potstill {unready[0]} {run.folder}",
+                run.command(unready[0]),
             )
         _build(run, stage, _fingerprints_kept(run)[name], standing[name], **how)
         run.keep_recipe()  # a stage may have been asked for with other settings than the run began with
@@ -277,10 +286,11 @@ def _build(run: Run, stage: Stage, fingerprint: str, state: str, **how: str) -> 
     with run.building(stage.name, fingerprint, stage.reads) as folder:
         storage = storage_of(run, stage.name) if stage.name not in MEASURED else None
         worked = folder / WORKED
-        if not worked.exists() or ranks.count() > 1:  # the other ranks do not know, and wait for the first in the stage
-            if storage and state != "done" and storage.fetch([WHOLE], folder):
-                run.progress.say(f"[{stage.name}] fetched whole from {storage.url}")
-                return
+        if storage and state != "done" and not worked.exists() and storage.fetch([WHOLE], folder):
+            run.progress.say(f"[{stage.name}] fetched whole from {storage.url}")
+            worked.touch()
+            storage = None  # which has it
+        if not worked.exists() or ranks.count() > 1:  # the other ranks wait in the stage to be told that it is done
             stage.work(run, folder, **how)
             worked.touch()
         if storage:

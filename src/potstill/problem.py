@@ -11,7 +11,17 @@ import errno
 import sys
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ENOLCK, errno.EIO)
+_UNUSABLE = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.ENOLCK,
+    errno.EIO,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+)
 """Of a file or a folder: no right to it, or something else lies there."""
 
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,8 +40,14 @@ LIBRARIES = ("potstill", "torch", "transformers", "accelerate", "safetensors", "
 
 
 def default_home() -> Path:
-    """POTSTILL_HOME, where teachers and packs lie; ~/.cache/potstill if it is not set."""
-    return Path(os.environ.get("POTSTILL_HOME") or Path.home() / ".cache" / "potstill")
+    """POTSTILL_HOME, where teachers and packs lie; ~/.cache/potstill if it is not set.
+
+    Raises: Problem where nobody knows what ~ is.
+    """
+    try:
+        return Path(os.environ.get("POTSTILL_HOME") or "~/.cache/potstill").expanduser()
+    except RuntimeError:
+        raise Problem("there is no home folder to keep teachers in", "Set POTSTILL_HOME to a folder.") from None
 
 
 def digest(value: object) -> str:
@@ -103,8 +110,12 @@ class Run:
         """Folder of a finished stage. Raises: Problem where it isn't there."""
         path = self.folder / name
         if not path.is_dir():
-            raise Problem(f"{path} is missing: the stage `{name}` has not run", f"potstill {name} {self.folder}")
+            raise Problem(f"{path} is missing: the stage `{name}` has not run", self.command(name))
         return path
+
+    def command(self, verb: str) -> str:
+        """What to type for this run."""
+        return f"potstill {verb} {shlex.quote(str(self.folder))}"
 
     def partial(self, name: str) -> Path:
         """Folder a stage writes into until it is whole."""
@@ -120,7 +131,10 @@ class Run:
         path = self.folder / "manifest.json"
         content = read_json(path) if path.exists() else {"stages": {}}
         if not isinstance(content, dict) or not isinstance(content.get("stages"), dict):
-            raise Problem(f"{path} is damaged (it lists no stages)", "Delete it; every stage is then done again.")
+            raise Problem(
+                f"{path} lists no stages: it is damaged, or no run's",
+                "Give another --run; or delete it, and every stage is done again.",
+            )
         return dict(content["stages"])
 
     def fingerprint(self, name: str) -> str | None:
@@ -249,7 +263,13 @@ def open_run(folder: Path, home: Path | None = None, progress: Progress | None =
     path = folder / "recipe.json"
     if not path.exists():
         raise Problem(f"{folder} is not a run folder (no recipe.json)", "Start one with: potstill run RECIPE --run DIR")
-    recipe = validate_recipe(read_json(path), str(path))
+    try:
+        recipe = validate_recipe(read_json(path), str(path))
+    except Problem as problem:
+        raise Problem(
+            f"{problem.what}\n(a potstill wrote this file: another version, unless somebody has edited it)",
+            f"Use that version; or potstill run RECIPE --run {shlex.quote(str(folder))}. Its GGUFs are in its export/.",
+        ) from None
     return Run(folder, recipe, home or default_home(), progress or Silent())
 
 

@@ -179,7 +179,7 @@ def soak(
 
     Raises: Problem where the file is no model. What goes wrong afterwards is counted.
     """
-    if not hours > 0:
+    if not 0 < hours < math.inf:
         raise Problem(f"{hours} hours are no time to soak", "Give --hours 0.5, for example.")
     draw, offered = random.Random(seed), list(questions) or [prompt.text for prompt in golden()]
     report, started = SoakReport(gguf.name, context, seed), time.monotonic()

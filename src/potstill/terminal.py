@@ -106,7 +106,7 @@ class TerminalProgress:
     @contextmanager
     def task(self, label: str, total: float | None, unit: str) -> Iterator[Task]:
         """A bar with rate and remaining time; lines where there is no terminal."""
-        if not self.console.is_terminal:
+        if not self.console.is_interactive:  # a file, or a terminal that cannot draw over what it has shown
             yield _Lines(self.console, label, total, unit)
             return
         spinner = SpinnerColumn("line" if self.console.options.ascii_only else "dots")

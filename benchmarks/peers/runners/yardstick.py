@@ -8,18 +8,18 @@ Does not know: models.
 from __future__ import annotations
 
 import platform
-from pathlib import Path
 
 import torch
 from telling import Job, Teller, serve, versions
 
-from potstill.machine import copy_gb_per_second, multiplication_gflops
+from potstill.machine import copy_gb_per_second, multiplication_gflops, processor_name
 
 
 def main(job: Job, teller: Teller) -> None:
     """Measure the three."""
     teller.tell("versions", **versions("torch"))
-    teller.tell("machine", processor=processor(), units=torch.backends.cpu.get_cpu_capability())
+    units = torch.backends.cpu.get_cpu_capability()
+    teller.tell("machine", processor=processor_name() or platform.processor(), units=units)
     share = job["seconds"] / 3
     teller.tell(
         "limits",
@@ -27,14 +27,6 @@ def main(job: Job, teller: Teller) -> None:
         bfloat16=multiplication_gflops(torch.bfloat16, share),
         copied_gb_s=copy_gb_per_second(share),
     )
-
-
-def processor() -> str:
-    """As its maker calls it."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

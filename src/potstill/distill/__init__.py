@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from potstill.distill import ranks
 from potstill.progress import Task
-from potstill.run import Run, begun_dtype, read_json, write_json
+from potstill.run import Run, begun_dtype, read_json, write_json, write_text
 from potstill.storage import storage_of
 
 if TYPE_CHECKING:
@@ -53,13 +53,18 @@ def distill(run: Run, folder: Path) -> None:
         from potstill.distill.away import bring_back
 
         bring_back(storage, folder)
-    # A student that has its report is finished: what was killed is the tidying behind it, or its adapter's training.
-    if ranks.count() > 1 or not (folder / "report.json").exists():
-        with ranks.joined(run.recipe.distill):
-            trainer, log = train(run, folder, run.stage("prune") / "student", training_signals(run))
-        if ranks.rank() == 0:
-            _keep(run, folder, trainer, log)
-        del trainer, log  # the optimiser's moments with them: an adapter may want the room
+    if run.recipe.distill.adapter.category is not None:
+        from potstill.distill.adapter import adapter_signals
+
+        adapter_signals(run)  # before the student's hours, not behind them
+    trained = None
+    with ranks.joined(run.recipe.distill):
+        # A student that has its report is finished: what was killed is the tidying behind it, or its adapter.
+        if not ranks.agreed((folder / "report.json").exists):
+            trained = train(run, folder, run.stage("prune") / "student", training_signals(run))
+    if trained and ranks.rank() == 0:
+        _keep(run, folder, *trained)
+    del trained  # the optimiser's moments with it: an adapter may want the room
     if ranks.rank() == 0:
         _tidy(folder)
     if run.recipe.distill.adapter.category is not None and ranks.rank() == 0:
@@ -302,7 +307,7 @@ class Log:
     def keep_steps(self, steps: int) -> None:
         """Drop lines after the checkpoint that is resumed, and a torn last line."""
         lines = self.path.read_text().splitlines()[:steps] if self.path.exists() else []
-        self.path.write_text("".join(f"{line}\n" for line in lines))
+        write_text(self.path, "".join(f"{line}\n" for line in lines))
         if lines:
             self.shown = json.loads(lines[-1])["progress"]
             if self.task is not None:

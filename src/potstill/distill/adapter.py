@@ -23,6 +23,7 @@ from potstill.models.lora import Lora, write_lora
 from potstill.problem import Problem
 from potstill.recipe.student import DistillSection
 from potstill.run import Run, write_json
+from potstill.signals.store import SignalStore
 
 FOLDER = "adapter"
 
@@ -40,15 +41,7 @@ def train_adapter(run: Run, folder: Path) -> None:
         return
     ranks.refuse_several("Training an adapter")
     section = run.recipe.distill
-    category = str(section.adapter.category)
-    everything = training_signals(run)
-    store = everything.only(category)
-    if not len(store):
-        known = ", ".join(sorted({example.category for example in everything.examples}))
-        raise Problem(
-            f'distill.adapter.category = "{category}", but no training answer is of that category',
-            f"Choose one of: {known}.",
-        )
+    category, store = str(section.adapter.category), adapter_signals(run)
     partial = folder / f"{FOLDER}.partial"
     partial.mkdir(exist_ok=True)
     recipe = run.recipe.model_copy(update={"distill": adapter_training(section)})
@@ -59,6 +52,19 @@ def train_adapter(run: Run, folder: Path) -> None:
     for old in partial.glob("checkpoint-*"):
         shutil.rmtree(old)
     partial.replace(final)
+
+
+def adapter_signals(run: Run) -> SignalStore:
+    """What the adapter is trained on. Raises: Problem where no training answer is of its category."""
+    category, everything = str(run.recipe.distill.adapter.category), training_signals(run)
+    store = everything.only(category)
+    if not len(store):
+        known = ", ".join(sorted({example.category for example in everything.examples}))
+        raise Problem(
+            f'distill.adapter.category = "{category}", but no training answer is of that category',
+            f"Choose one of: {known}.",
+        )
+    return store
 
 
 def adapter_training(section: DistillSection) -> DistillSection:

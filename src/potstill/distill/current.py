@@ -49,7 +49,9 @@ class CurrentWriter:
 
     def write(self, requests: Sequence[Request]) -> list[Reply]:
         """A reply to each request, in their order."""
-        copy = _in_dtype(plain_copy(self.student), self.dtype)
+        # A processor has no use for a GPU's float16.
+        dtype = torch.float32 if self.dtype == torch.float16 else self.dtype
+        copy = _in_dtype(plain_copy(self.student), dtype)
         nn.Module.to(copy, "cpu")  # where `BulkWriter` writes
         writer = BulkWriter(copy, self.tokenizer)
         seeds = [sampling.seed for _, sampling in requests]

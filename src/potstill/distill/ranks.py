@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
-PATIENCE = timedelta(minutes=5)
-"""How long a rank waits for the others: longer than the first writes a checkpoint or reads the teacher's hash."""
+PATIENCE = timedelta(minutes=30)
+"""How long a rank waits for the others: longer than the first measures the curvature or sends a checkpoint away."""
 _LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 """Set all three by every launcher; one alone may be there for another reason."""
 _SHARDING = {

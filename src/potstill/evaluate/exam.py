@@ -92,11 +92,12 @@ def sit(exam: Exam, gguf: Path, run: Run, folder: Path, title: str, with_samples
     """Ask one model everything. Interrupted, the next sitting goes on behind the last reply.
 
     Args:
-        folder: of the stage; fresh replies are kept there. title: the model's name, for people.
+        folder: of the stage; fresh replies are kept there, and all where the home takes none.
+        title: the model's name, for people.
         with_samples: whether the held-out questions are asked too.
     """
     section = run.recipe.evaluate
-    notebook = open_notebook(gguf, run.home, folder / "replies" if section.fresh else None)
+    notebook = open_notebook(gguf, run.home, folder / "replies", section.fresh)
     groups = asks_of(exam, section, run.recipe.answers, run.recipe.seed)
     if not with_samples:
         groups["samples"] = []

@@ -9,7 +9,9 @@ What is scored here is not the GGUF that ships but the checkpoint it was made fr
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +38,15 @@ def harness_scores(checkpoint: Path, tasks: Sequence[str], limit: int | None = N
     if unknown:
         raise Problem(f"lm-evaluation-harness knows no task {', '.join(unknown)}", "`lm-eval ls tasks` lists them all.")
     try:
-        found = lm_eval.simple_evaluate(
-            model="hf",
-            model_args={"pretrained": str(checkpoint), "dtype": "float32", "trust_remote_code": False},
-            tasks=list(tasks),
-            device="cpu",
-            limit=limit,
-            task_manager=manager,
-        )
+        with redirect_stdout(sys.stderr):  # some of its metrics print
+            found = lm_eval.simple_evaluate(
+                model="hf",
+                model_args={"pretrained": str(checkpoint), "dtype": "float32", "trust_remote_code": False},
+                tasks=list(tasks),
+                device="cpu",
+                limit=limit,
+                task_manager=manager,
+            )
     except (OSError, ValueError) as error:
         raise Problem(
             f"lm-evaluation-harness stopped: {error}", "Its data come from the Hub: is it reachable?"

@@ -12,7 +12,9 @@ teacher to our own sets ship with potstill (`evaluate.fresh` writes them anew: t
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -56,17 +58,30 @@ class Ask:
     sampling: Sampling
 
 
-def open_notebook(gguf: Path, home: Path, fresh: Path | None) -> Notebook:
-    """What is known of a file: from earlier evaluations, and what ships. `fresh`: the folder to begin anew in."""
+def open_notebook(gguf: Path, home: Path, folder: Path, fresh: bool) -> Notebook:
+    """What is known of a file: from earlier evaluations, and what ships.
+
+    Args:
+        folder: where replies are kept that are not kept for all runs: `fresh` ones, and where `home` takes none.
+    """
     parts = parts_of(gguf)
     hashes = {path.name: file_hash(path, home) for path in (parts.model, *parts.adapters)}
     sha256 = combined_hash(hashes) if parts.adapters else hashes[gguf.name]
-    if fresh is not None:
-        return Notebook(fresh / f"{sha256}.jsonl")
-    shipped = files("potstill.evaluate") / SHIPPED / f"{sha256}.jsonl"
-    return Notebook(
-        home / "replies" / f"{sha256}.jsonl", shipped.read_text(encoding="utf-8") if shipped.is_file() else ""
-    )
+    own = Path(f"{sha256}.jsonl")
+    if fresh:
+        return Notebook(folder / own)
+    kept = home / "replies" / own
+    known = [files("potstill.evaluate") / SHIPPED / own.name]
+    if not _takes_files(kept.parent):
+        known.append(kept)
+        kept = folder / own
+    return Notebook(kept, "\n".join(one.read_text(encoding="utf-8") for one in known if one.is_file()))
+
+
+def _takes_files(folder: Path) -> bool:
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    return os.access(folder, os.W_OK)
 
 
 def reply_key(ask: Ask, context: int) -> str:

@@ -14,7 +14,7 @@ from potstill.evaluate.speed import choose_questions
 from potstill.fit.candidates import Candidate, span
 from potstill.fit.finding import Finding, Fitted
 from potstill.fit.limits import Limits
-from potstill.fit.material import find_material
+from potstill.fit.material import find_material, type_of
 from potstill.fit.measuring import Clock, RandomFiles, Timed
 from potstill.fit.quality import Healer, Quality
 from potstill.notebook import Notebook
@@ -53,10 +53,11 @@ def fit(run: Run, limits: Limits, wishes: Wishes) -> Finding:
 
     Raises: Problem where no shape can meet the size, where the type is unknown, or where there is no teacher.
     """
+    kind = type_of(run.recipe, wishes.kind)
     why = _make_ready(run) if wishes.heal else "it was not asked for"
     folder = run.folder / "fit"
     with run.alone():
-        material, tokenizer, kind = find_material(run, wishes.kind, folder / "tokenizer")
+        material, tokenizer = find_material(run, kind, folder / "tokenizer")
         candidates = span(material, limits.size_mb, wishes.most)
         notebook = Notebook(folder / "measured.jsonl")
         clock = Clock(material.quantisation, _questions(run), run.recipe.evaluate, notebook)
@@ -93,7 +94,7 @@ def _remedy(run: Run, stage: str) -> str:
         same = open_run(run.folder).recipe == run.recipe
     except Problem:  # none is kept, or one of another potstill
         same = False
-    return f"potstill {stage} {run.folder}" if same else f"potstill run RECIPE --run {run.folder} --until {NEEDED[-1]}"
+    return run.command(stage) if same else f"potstill run RECIPE --run {run.folder} --until {NEEDED[-1]}"
 
 
 def _questions(run: Run) -> list[str]:

@@ -17,6 +17,7 @@ from potstill.models.checkpoint import copy_tokenizer
 from potstill.models.mix import mix_of
 from potstill.models.teacher import find_teacher
 from potstill.problem import Problem
+from potstill.recipe import Recipe, with_types
 from potstill.recipe.product import CHOSEN, GUARD
 from potstill.run import Run, read_json, write_json
 from potstill.vocab.foreign import foreign_base
@@ -24,21 +25,31 @@ from potstill.vocab.map import MAP, VocabMap
 from potstill.vocab.subset import choose_tokens, subset_tokenizer
 
 
-def find_material(run: Run, kind: str | None, folder: Path) -> tuple[Material, Path, str]:
-    """Material, tokenizer, type.
+def type_of(recipe: Recipe, kind: str | None) -> str:
+    """The type of the files that are measured. Raises: Problem where there is none such, or the recipe leaves it open.
 
     Args:
-        kind: a type or a mix; None: what the recipe ships. folder: for a tokenizer, where the run has none yet.
-
-    Raises: Problem where there is no such model, or the recipe leaves the type open.
+        kind: a type or a mix; None: what the recipe ships.
     """
-    kind = (kind or run.recipe.export.ship).removesuffix(GUARD)
+    kind = (kind or recipe.export.ship).removesuffix(GUARD)
     if kind == CHOSEN:
         raise Problem("the recipe leaves the type of its file to a measurement", "Give --type, such as --type Q4_0.")
+    with_types(recipe, list(dict.fromkeys([kind, *recipe.export.types])))
+    return kind
+
+
+def find_material(run: Run, kind: str, folder: Path) -> tuple[Material, Path]:
+    """Material, tokenizer.
+
+    Args:
+        kind: as `type_of` gives it. folder: for a tokenizer, where the run has none yet.
+
+    Raises: Problem where there is no such model.
+    """
     prune = run.recipe.prune
     base = find_base(prune.base or run.recipe.teacher.model, run.home, run.progress)
     tokenizer, vocabulary = _vocabulary(run, base, folder)
-    return Material(read_config(base), vocabulary, prune, mix_of(kind, run.recipe.export.mixes)), tokenizer, kind
+    return Material(read_config(base), vocabulary, prune, mix_of(kind, run.recipe.export.mixes)), tokenizer
 
 
 def _vocabulary(run: Run, base: Path, folder: Path) -> tuple[Path, VocabMap | None]:

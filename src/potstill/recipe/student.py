@@ -286,6 +286,15 @@ class DistillSection(Section):
         return self
 
     @model_validator(mode="after")
+    def _own_answers_teach(self) -> DistillSection:
+        if self.on_policy.share and not set(self.losses.weights()) - {"cross_entropy"}:
+            raise ValueError(
+                f"distill.on_policy.share = {self.on_policy.share:g}: the student's own answers teach by a divergence "
+                "alone: give one under [distill.losses] a weight, such as forward_kl = 1"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _the_rate_gets_to_fall(self) -> DistillSection:
         if self.still + self.warmup > 1:
             raise ValueError(

@@ -63,6 +63,11 @@ class Recipe(Section):
                 f"distill.finish rounds for {finish.type}, which export.types = {list(self.export.types)} does not "
                 f'write: add it there, and set export.ship = "{finish.type}"'
             )
+        if finish.share and finish.type != self.export.ship:
+            raise ValueError(
+                f"distill.finish rounds for {finish.type}, and {self.export.ship} would be rounded a second time: set "
+                f'export.ship = "{finish.type}"'
+            )
         return self
 
     def teacher_layers(self) -> tuple[int, ...]:
