@@ -16,7 +16,7 @@ import typer
 from safetensors import SafetensorError
 from typer.testing import CliRunner
 
-from potstill import cli, pipeline, serve
+from potstill import __version__, cli, pipeline, serve
 from potstill.problem import Problem
 from potstill.recipe import Recipe
 from potstill.run import Run, write_json
@@ -394,3 +394,40 @@ def test_times_are_read(text: str, value: float) -> None:
 def test_what_is_no_time_is_told(text: str) -> None:
     with pytest.raises(Problem, match="is not a time"):
         cli.minutes(text)
+
+
+def test_the_version_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert type_in(monkeypatch, capsys, "--version")[:2] == (0, f"potstill {__version__}\n")
+
+
+def test_another_recipe_s_run_and_one_at_work_are_refused_before_any_forecast(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "refuse_what_cannot_fit", lambda *_: pytest.fail("too late"))
+    other = Run(home / "other", Recipe(name="y"), home / "home")
+    other.keep_recipe()
+    code, _, said = type_in(monkeypatch, capsys, "run", recipe_file(home), "--run", other.folder)
+    assert code == 1 and "is a run of the recipe 'y', not of 'x'. Give another --run" in said
+    with other.alone():
+        code, _, said = type_in(monkeypatch, capsys, "run", recipe_file(home), "--run", other.folder)
+    assert code == 1 and "is in use by another potstill" in said
+
+
+def test_what_will_be_replaced_is_said(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = [pipeline.StageState(one.name, "stale" if one.name == "export" else "done", {}) for one in pipeline.STAGES]
+    monkeypatch.setattr(pipeline, "states", lambda _: iter(found))
+    monkeypatch.setattr(pipeline, "run_all", lambda *_: None)
+    for name in ("refuse_what_cannot_fit", "say_what_it_takes", "_show_scorecard"):
+        monkeypatch.setattr(cli, name, lambda *_, **__: None)
+    code, out, said = type_in(monkeypatch, capsys, "run", recipe_file(home), "--run", home / "a run")
+    assert code == 0 and "export was made otherwise and will be replaced; --run DIR keeps" in said.replace("\n", " ")
+    assert f"potstill chat '{home / 'a run'}'" in out
+
+
+def test_a_name_that_no_file_can_have_is_told_in_one_line(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, said = type_in(monkeypatch, capsys, "chat", "怎么把米饭煮得更香？" * 30)
+    assert code == 1 and "Traceback" not in said and len(said.splitlines()) == 1

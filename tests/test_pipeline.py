@@ -394,3 +394,12 @@ def test_a_run_goes_on_where_the_files_it_was_made_from_are_not(run: Run, texts:
     run_stage(run, "report")
     texts["prompts"].write_text("another text")
     assert {state.name for state in states(run) if state.state == "stale"} == after("prompts")
+
+
+def test_folders_of_somebody_s_own_are_no_stages(run: Run) -> None:
+    own = run.folder / "prompts" / "mine.jsonl"
+    own.parent.mkdir(parents=True)
+    own.touch()
+    with pytest.raises(Problem, match=r"prompts is there, and no run has made it\. Give another --run"):
+        run_all(run)
+    assert [path.name for path in run.folder.rglob("*")] == ["prompts", "mine.jsonl"]

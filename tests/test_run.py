@@ -180,6 +180,13 @@ def test_a_damaged_recipe_is_told_in_words(run: Run, text: str) -> None:
         open_run(run.folder)
 
 
+def test_a_recipe_of_another_version_is_said_to_be_one(run: Run) -> None:
+    run.keep_recipe()
+    write_json(run.folder / "recipe.json", {"name": "x", "vocab": {"sise": 3}})
+    with pytest.raises(Problem, match=r"(?s)vocab\.sise.*another version.*its export/"):
+        open_run(run.folder)
+
+
 @pytest.mark.parametrize("text", ["", '{"stages": {"voc', "[]", "{}", '{"stages": 3}'])
 def test_a_damaged_manifest_is_told_in_words(run: Run, text: str) -> None:
     build(run, "vocab", "f1", "a")
@@ -215,6 +222,8 @@ def test_a_digest_depends_on_content_alone() -> None:
 def test_home_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("POTSTILL_HOME", str(tmp_path))
     assert default_home() == tmp_path
+    monkeypatch.setenv("POTSTILL_HOME", "~/big")
+    assert default_home() == Path.home() / "big"  # no shell has read it
     monkeypatch.setenv("POTSTILL_HOME", "")
     assert default_home() == Path.home() / ".cache" / "potstill"
 

@@ -131,6 +131,8 @@ def test_questions_that_cannot_fit_are_not_asked(tiny_gguf: Path) -> None:
 def test_no_time_is_a_problem(tiny_gguf: Path) -> None:
     with pytest.raises(Problem, match="no time"):
         soak(tiny_gguf, 0, Silent())
+    with pytest.raises(Problem, match="no time"):
+        soak(tiny_gguf, float("inf"), Silent())
 
 
 def test_ctrl_c_keeps_what_was_seen(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:

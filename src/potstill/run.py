@@ -263,8 +263,9 @@ def open_run(folder: Path, home: Path | None = None, progress: Progress | None =
     path = folder / "recipe.json"
     if not path.exists():
         raise Problem(f"{folder} is not a run folder (no recipe.json)", "Start one with: potstill run RECIPE --run DIR")
+    content = read_json(path)
     try:
-        recipe = validate_recipe(read_json(path), str(path))
+        recipe = validate_recipe(content, str(path))
     except Problem as problem:
         raise Problem(
             f"{problem.what}\n(a potstill wrote this file: another version, unless somebody has edited it)",

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from potstill.evaluate import replies
-from potstill.evaluate.replies import Ask, Written, measure_likelihoods, write_replies
+from potstill.evaluate.replies import Ask, Written, measure_likelihoods, open_notebook, write_replies
 from potstill.models.engine import Sampling
 from potstill.notebook import Notebook
 from potstill.progress import Silent
@@ -123,3 +123,16 @@ def test_a_notebook_survives_a_torn_line(tmp_path: Path) -> None:
 
     assert again["a"] == {"text": "一\n二"} and again["c"] == 3
     assert "b" not in again
+
+
+def test_a_home_that_takes_no_files_costs_time_alone(
+    tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, folder = tmp_path / "home", tmp_path / "stage"
+    open_notebook(tiny_gguf, home, folder, fresh=False).put("a", 1)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    notebook = open_notebook(tiny_gguf, home, folder, fresh=False)
+    assert notebook["a"] == 1
+    notebook.put("b", 2)
+    assert len(list(folder.iterdir())) == 1 and open_notebook(tiny_gguf, home, folder, fresh=False)["b"] == 2
+    assert "a" not in open_notebook(tiny_gguf, home, folder, fresh=True)

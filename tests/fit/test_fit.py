@@ -135,3 +135,10 @@ def test_a_type_that_is_left_open_must_be_given(place: Path) -> None:
     recipe = Recipe.model_validate({"name": "x", "export": {"ship": "chosen", "target_mb": 90}})
     with pytest.raises(Problem, match="Give --type"):
         fit(Run(place / "chosen", recipe), Limits(size_mb=5), replace(WISHES, kind=None, heal=False))
+
+
+def test_a_type_that_is_none_is_refused_before_any_stage(place: Path) -> None:
+    run = open_run(place, "no-type", Listening())
+    with pytest.raises(Problem, match="not a type"):
+        fit(run, Limits(size_mb=1.0), replace(WISHES, kind="q4_0"))
+    assert not (run.folder / "prompts").exists()
