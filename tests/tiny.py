@@ -224,10 +224,10 @@ def save_phi3(folder: Path, *, weights: bool = True, seed: int = 0, **overrides:
     return folder
 
 
-def by_characters(texts: Sequence[str]) -> NDArray[np.float32]:
-    """A toy embedder, [n, 997]: characters counted by code point; with none in common cosine is 0."""
-    counts = np.zeros((len(texts), 997), dtype=np.float32)
+def by_characters(texts: Sequence[str], size: int = 997) -> NDArray[np.float32]:
+    """A toy embedder, [n, size]: characters counted by code point; with none in common cosine is 0."""
+    counts = np.zeros((len(texts), size), dtype=np.float32)
     for place, text in enumerate(texts):
         for character in text:
-            counts[place, ord(character) % 997] += 1
+            counts[place, ord(character) % size] += 1
     return counts

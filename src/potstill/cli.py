@@ -103,12 +103,14 @@ def run(
     Example:  potstill run recipes/demo.toml --run runs/demo --budget 10m
     """
     from potstill import pipeline
+    from potstill.distill import ranks
     from potstill.recipe import load_recipe, with_options
     from potstill.run import Run, default_home
 
     wanted = with_options(load_recipe(recipe), minutes(budget) if budget else None, skip_bad)
     folder = run or Path("runs") / wanted.name
     opened = Run(folder, wanted, default_home(), progress())
+    ranks.refuse_several("run")
     refuse_another_s_run(opened)
     names = pipeline.names_until(until)
     found = {stage.name: stage.state for stage in pipeline.states(opened)}

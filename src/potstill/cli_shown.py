@@ -42,7 +42,7 @@ def refuse_another_s_run(run: Any) -> None:
     from potstill.models.identity import read_object
     from potstill.problem import Problem
 
-    if run.folder.is_dir():
+    if (run.folder / "recipe.json").exists():
         with run.alone():  # said now, not after a forecast for a machine that is busy with it
             kept = read_object(run.folder / "recipe.json").get("name")
         if kept not in (None, run.recipe.name):

@@ -175,7 +175,7 @@ def test_a_category_without_answers_is_named(distilling: Distilling) -> None:
 
 
 def test_nothing_goes_along_and_the_losses_stay() -> None:
-    section = validate_recipe({"name": "t", "distill": {
+    section = validate_recipe({"name": "t", "export": {"ship": "Q8_0"}, "distill": {
         "losses": {"reverse_kl": 0.5}, "temperature": {"start": 2.0, "end": 2.0},
         "finish": {"share": 0.2, "type": "Q8_0"},
         "on_policy": {"share": 0.5}, "consistency": {"weight": 1.0}, "joint": {"share": 0.3},

@@ -28,7 +28,7 @@ PUBLISHED = {
 
 
 def recipe_of(**distill: object) -> Recipe:
-    return validate_recipe({"name": "t", "distill": distill}, "test")
+    return validate_recipe({"name": "t", "export": {"ship": "Q8_0"}, "distill": distill}, "test")
 
 
 def test_the_published_values_reach_the_trainer(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def _read(folder: Path) -> Finished:
     recipe = without_folders(opened.recipe.model_dump(mode="json"))
     card = folder / "evaluate" / "scorecard.json"
     if not card.exists():
-        raise Problem(f"{folder} has not been measured", f"potstill evaluate {folder}")
+        raise Problem(f"{folder} has not been measured", opened.command("evaluate"))
     items = folder / "evaluate" / "items.json"
     return Finished(folder, dict(_flat(recipe)), read_measures(card), read_json(items) if items.exists() else {})
 

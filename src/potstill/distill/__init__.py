@@ -53,7 +53,7 @@ def distill(run: Run, folder: Path) -> None:
         from potstill.distill.away import bring_back
 
         bring_back(storage, folder)
-    if run.recipe.distill.adapter.category is not None:
+    if run.recipe.distill.adapter.category is not None and ranks.count() == 1:
         from potstill.distill.adapter import adapter_signals
 
         adapter_signals(run)  # before the student's hours, not behind them

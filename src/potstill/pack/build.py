@@ -107,7 +107,7 @@ def exported(run: Run) -> list[Exported]:
     for entry in read_json(folder / "report.json")["files"]:
         path = folder / str(entry["name"])
         if not path.is_file():
-            raise Problem(f"{path} is missing", f"potstill export {run.folder}")
+            raise Problem(f"{path} is missing", run.command("export"))
         if adapter_beside(path) is None:  # whoever opens a pack's file elsewhere has that file alone
             found.append(Exported(path, str(entry.get("mix", entry["type"])), path.stat().st_size))
     if not found:

@@ -14,7 +14,6 @@ from typing import Any
 
 from potstill.problem import Problem
 from potstill.recipe.material import TeacherSection
-from potstill.recipe.product import ExportSection
 from potstill.recipe.whole import Recipe
 from potstill.toml import read_toml, validated
 
@@ -103,5 +102,6 @@ def with_target(recipe: Recipe, target_mb: float | None, max_kl: float | None) -
     for option, wished in (("--target-mb", target_mb), ("--max-kl", max_kl)):
         if wished is not None and not 0 < wished < math.inf:
             raise Problem(f"{option} = {wished:g} asks for nothing", "Give a number above 0.")
-    told = {**recipe.export.model_dump(), "target_mb": target_mb, "max_kl": max_kl, "ship": "chosen"}
-    return recipe.model_copy(update={"export": ExportSection.model_validate(told)})
+    told = recipe.export.model_dump(mode="json") | {"target_mb": target_mb, "max_kl": max_kl, "ship": "chosen"}
+    option = "--target-mb" if target_mb is not None else "--max-kl"
+    return validate_recipe({**recipe.model_dump(mode="json"), "export": told}, option)

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from potstill.bounds import Gates
 from potstill.recipe.material import AnswersSection, PromptsSection, SignalsSection, TeacherSection, VocabSection
-from potstill.recipe.product import GATES, EvaluateSection, ExportSection
+from potstill.recipe.product import GATES, GUARD, EvaluateSection, ExportSection
 from potstill.recipe.section import Section
 from potstill.recipe.storage import StorageSection
 from potstill.recipe.student import DistillSection, PruneSection
@@ -63,7 +63,7 @@ class Recipe(Section):
                 f"distill.finish rounds for {finish.type}, which export.types = {list(self.export.types)} does not "
                 f'write: add it there, and set export.ship = "{finish.type}"'
             )
-        if finish.share and finish.type != self.export.ship:
+        if finish.share and finish.type != self.export.ship.removesuffix(GUARD):
             raise ValueError(
                 f"distill.finish rounds for {finish.type}, and {self.export.ship} would be rounded a second time: set "
                 f'export.ship = "{finish.type}"'
