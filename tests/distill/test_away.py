@@ -33,9 +33,8 @@ def machine(
     def build(name: str, url: str, **distill: object) -> Run:
         settings = {"epochs": 2.0, "precision": "float32", "batch_tokens": 40, "chunk_rows": 4, "learning_rate": 1e-3}
         section = settings | {"checkpoint_seconds": 1e-6} | distill
-        recipe = validate_recipe(
-            {"name": "t", "storage": {"url": url}, "export": {"ship": "Q8_0"}, "distill": section}, "test"
-        )
+        asked = {"name": "t", "storage": {"url": url}, "export": {"ship": "Q8_0"}, "distill": section}
+        recipe = validate_recipe(asked, "test")
         run = Run(tmp_path / name, recipe, progress=Listening())
         build_model(tiny_tokenizer, seed=1).save_pretrained(run.folder / "prune" / "student")
         (run.folder / "vocab").symlink_to(tiny_tokenizer_dir)
