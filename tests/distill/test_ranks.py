@@ -65,8 +65,8 @@ def make(tiny_checkpoint: Path, tiny_tokenizer_dir: Path, tmp_path_factory: pyte
     def make(student: PreTrainedModel | None = None, **distill: Any) -> Run:
         folder = tmp_path_factory.mktemp("ranks")
         export = {"ship": "Q8_0"}  # what the finish rounds for
-        teacher = {"model": str(tiny_checkpoint)}
-        asked = {"name": "t", "teacher": teacher, "export": export, "distill": SETTINGS | distill}
+        named = {"model": str(tiny_checkpoint)}
+        asked = {"name": "t", "teacher": named, "export": export, "distill": SETTINGS | distill}
         run = Run(folder / "run", validate_recipe(asked, "test"), folder / "home")
         run.keep_recipe()
         build_store(teacher, run.folder / "signals", "hidden", layers=(2,))
